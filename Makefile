@@ -1,0 +1,48 @@
+# make notebooks   run the three notebooks on the synthetic sample; results in results/
+# make test        run the test suite
+# make lint        check style and formatting
+# Each target makes its own virtual environment in .venv and is quick once that exists.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NOTEBOOKS := MALIS_training Inference Evaluation
+
+.PHONY: notebooks refresh-notebooks test lint format clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.requirements: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+notebooks: $(VENV)/.requirements
+	mkdir -p results
+	set -e; for name in $(NOTEBOOKS); do \
+		$(BIN)/python -m nbconvert --to notebook --execute --output-dir results notebooks/$$name.ipynb; \
+	done
+	@echo "The executed notebooks, the segmentation and the scores are in results/."
+
+refresh-notebooks: $(VENV)/.requirements
+	set -e; for name in $(NOTEBOOKS); do \
+		$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb; \
+	done
+
+test: $(VENV)/.requirements-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.requirements-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.requirements-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf results .pytest_cache .ruff_cache .hypothesis
