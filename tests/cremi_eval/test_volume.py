@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from cremi_eval import Annotations, Volume
+from cremi_eval.grid import check_same_grid, crop_to
+
+
+def counting(shape=(2, 3, 4), **kwargs):
+    return Volume(np.arange(np.prod(shape)).reshape(shape), **kwargs)
+
+
+def test_location_finds_the_nearest_voxel():
+    volume = counting(resolution=(40, 4, 4))
+    assert volume[(0.0, 0.0, 0.0)] == 0
+    assert volume[(41.0, 7.0, 9.0)] == volume.data[1, 2, 2]
+
+
+def test_halves_round_away_from_zero_as_in_python_2():
+    volume = counting(resolution=(4, 4, 4))
+    assert volume[(0, 2.0, 10.0)] == volume.data[0, 1, 3]  # round() would give (0, 0, 2)
+    assert volume[(0, 0, -1.9)] == volume.data[0, 0, 0]
+    assert volume[(0, 0, 4 * 0.49999999999999994)] == volume.data[0, 0, 0]
+    with pytest.raises(IndexError):
+        volume[(0, 0, -2.0)]
+
+
+@pytest.mark.parametrize("location", [(0, -50, 10), (0, 0, 1e9), (80, 0, 0), (0, float("nan"), 0)])
+def test_location_outside_is_an_index_error(location):
+    with pytest.raises(IndexError, match="does not lie inside"):
+        counting(resolution=(40, 4, 4))[location]
+
+
+def test_a_location_can_be_written():
+    volume = counting(resolution=(40, 4, 4))
+    volume[(40, 8, 12)] = -7
+    assert volume.data[1, 2, 3] == -7
+
+
+def test_annotations_keep_order_and_find_by_id():
+    annotations = Annotations(offset=(1, 2, 3))
+    annotations.add_annotation(7, "presynaptic_site", (0.0, 1.0, 2.0))
+    annotations.add_annotation(3, "postsynaptic_site", (5.0, 6.0, 7.0))
+    annotations.add_comment(3, "unsure")
+    annotations.set_pre_post_partners(7, 3)
+    assert annotations.ids() == [7, 3]
+    assert annotations.types() == ["presynaptic_site", "postsynaptic_site"]
+    assert annotations.locations() == [(0.0, 1.0, 2.0), (5.0, 6.0, 7.0)]
+    assert annotations.get_annotation(np.uint64(3)) == ("postsynaptic_site", (5.0, 6.0, 7.0))
+    assert annotations.comments == {3: "unsure"}
+    assert annotations.pre_post_partners == [(7, 3)]
+
+
+def test_unknown_ids_are_named():
+    annotations = Annotations()
+    annotations.add_annotation(1, "presynaptic_site", (0, 0, 0))
+    for call in (
+        lambda: annotations.get_annotation(9),
+        lambda: annotations.add_comment(9, "x"),
+        lambda: annotations.set_pre_post_partners(1, 9),
+    ):
+        with pytest.raises(KeyError, match="no annotation with id 9"):
+            call()
+    with pytest.raises(ValueError, match="z, y, x"):
+        annotations.add_annotation(2, "presynaptic_site", (0, 0))
+
+
+def test_grids_that_disagree_are_both_named():
+    a = counting(resolution=(40, 4, 4))
+    check_same_grid(a, counting(resolution=np.array([40.0, 4, 4]), offset=(4, 0, 0)))
+    with pytest.raises(ValueError, match=r"raw .* \(2, 3, 4\), but labels .* \(2, 3, 5\)"):
+        check_same_grid(a, counting((2, 3, 5), resolution=(40, 4, 4)), ("raw", "labels"))
+    with pytest.raises(ValueError, match=r"\(40.0, 4.0, 4.0\) nm, but b has .*\(50.0, 4.0, 4.0\)"):
+        check_same_grid(a, counting(resolution=(50, 4, 4)), ("a", "b"))
+
+
+def test_a_padded_raw_volume_is_cropped_to_its_labels():
+    raw = counting((4, 8, 8), resolution=(40, 4, 4))
+    labels = counting((2, 3, 4), resolution=(40, 4, 4), offset=(40, 8, 12))
+    cropped = crop_to(raw, labels)
+    np.testing.assert_array_equal(cropped.data, raw.data[1:3, 2:5, 3:7])
+    assert tuple(cropped.offset) == (40, 8, 12)
+    for offset in [(-40, 0, 0), (120, 0, 0), (0, 2, 0)]:
+        with pytest.raises(ValueError, match="does not cover"):
+            crop_to(raw, counting((2, 3, 4), resolution=(40, 4, 4), offset=offset))
+    with pytest.raises(ValueError, match="does not cover"):
+        crop_to(raw, counting((2, 3, 4), resolution=(50, 4, 4)))
