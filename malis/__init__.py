@@ -1,0 +1,26 @@
+"""Maximin affinity learning of image segmentation (MALIS).
+
+``malis.MalisLoss`` is the constrained all-pairs loss of Funke et al. (2019), ``malis.MaximinLoss``
+the sampled one of Turaga et al. (2009); ``malis.pair_counts`` and ``malis.maximin_edges`` are what
+they are built from.
+"""
+
+from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
+from malis.edge_loss import AffinityCrossEntropy
+from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
+from malis.maximin import maximin_edges
+from malis.pairs import pair_counts, rand_error
+
+__all__ = [
+    "AffinityCrossEntropy",
+    "MalisLoss",
+    "MaximinLoss",
+    "SumLoss",
+    "affinities_from_labels",
+    "existing_edges",
+    "malis_weights",
+    "maximin_edges",
+    "nearest_offsets",
+    "pair_counts",
+    "rand_error",
+]

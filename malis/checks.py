@@ -1,0 +1,219 @@
+"""Where the user's data comes in: shapes, dtypes and ranges, each with its message."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+Offsets = Sequence[Sequence[int]] | np.ndarray | torch.Tensor
+
+
+def check_offsets(offsets: Offsets) -> np.ndarray:
+    """Return `offsets` as a (C, ndim) int64 array, or say what is wrong with them.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+        Step from a voxel to the other end of its edge, one row a channel.
+
+    Returns
+    -------
+    (C, ndim) int64 array
+
+    Raises
+    ------
+    ValueError
+        If the shape is not (C, ndim) with both at least 1, or an offset is zero.
+    TypeError
+        If the offsets are not integers.
+    """
+    array = np.asarray(offsets)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"offsets must have shape (C, ndim), got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"offsets must be integers, got {array.dtype}")
+    zero = np.flatnonzero(~array.any(axis=1))
+    if zero.size:
+        raise ValueError(f"offset {zero[0]} is zero: it would join a voxel to itself")
+    return array.astype(np.int64)
+
+
+def check_affinity_shape(shape: Sequence[int], offsets: np.ndarray, batched: bool) -> None:
+    """Raise a ValueError unless a shape is that of affinities with these offsets.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    offsets : (C, ndim) int64 array
+    batched : bool
+        Whether a batch axis must come first.
+
+    Raises
+    ------
+    ValueError
+        If the number of axes or channels is another one, or an axis is empty.
+    """
+    n_channels, ndim = offsets.shape
+    if len(shape) != ndim + 1 + batched or shape[-ndim - 1] != n_channels:
+        form = f"({'B, ' * batched}{n_channels}, {', '.join('zyx'[-ndim:])})"
+        raise ValueError(
+            f"affinities must have shape {form} for {n_channels} offsets in {ndim}D, "
+            f"got {tuple(shape)}"
+        )
+    if 0 in shape:
+        raise ValueError(f"affinities are empty: shape {tuple(shape)}")
+
+
+def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) -> np.ndarray:
+    """Check affinities and return them as a float32 array on the host, never below 0.
+
+    Parameters
+    ----------
+    affinities : ([B,] C, *spatial) float array or tensor
+        Any floating dtype, device and memory layout.
+    offsets : (C, ndim) int64 array
+    batched : bool
+        Whether the batch axis must be there.
+
+    Returns
+    -------
+    float32 array of the same shape
+        A copy only where the dtype, the device or a value below 0 demands one.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit the offsets, an axis is empty, or an affinity is not finite or
+        outside [0, 1] by more than rounding.
+    TypeError
+        If the affinities are not floating-point numbers.
+    """
+    check_affinity_shape(affinities.shape, offsets, batched)
+    if isinstance(affinities, torch.Tensor):
+        if not affinities.is_floating_point():
+            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+        rounding = 4 * torch.finfo(affinities.dtype).eps
+        values = affinities.detach().to("cpu", torch.float32).numpy()
+    else:
+        if not np.issubdtype(affinities.dtype, np.floating):
+            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+        rounding = 4 * float(np.finfo(affinities.dtype).eps)
+        values = affinities.astype(np.float32, copy=False)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("affinities must be finite, got NaN or infinity")
+    if low < -rounding or high > 1 + rounding:
+        raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
+    # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
+    return np.maximum(values, np.float32(0)) + np.float32(0) if low <= 0 else values
+
+
+def check_labels(labels: Array, shape: Sequence[int]) -> None:
+    """Raise unless `labels` are integers, not negative, and of the shape of the affinities.
+
+    Parameters
+    ----------
+    labels : array or tensor
+    shape : sequence of int
+        What the affinities demand: ([B,] *spatial).
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one or a label is negative.
+    TypeError
+        If the labels are not integers.
+    """
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(
+            f"labels must have shape {tuple(shape)} like the affinities, got {tuple(labels.shape)}"
+        )
+    check_integer(labels, "labels")
+    dtype = str(labels.dtype).removeprefix("torch.")
+    if not dtype.startswith("uint") and int(labels.min()) < 0:
+        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+
+
+def check_batch(affinities: Array, labels: Array, offsets: np.ndarray) -> None:
+    """Raise unless affinities and labels are batches of one shape.
+
+    Parameters
+    ----------
+    affinities : (B, C, *spatial) array or tensor
+    labels : (B, *spatial) integer array or tensor
+    offsets : (C, ndim) int64 array
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree or a label is negative.
+    TypeError
+        If the labels are not integers.
+    """
+    check_affinity_shape(affinities.shape, offsets, batched=True)
+    check_labels(labels, (len(affinities), *affinities.shape[2:]))
+
+
+def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
+    """Raise a TypeError unless `array` holds integers.
+
+    Parameters
+    ----------
+    array : array or tensor
+    name : str
+        What the message calls it.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is floating, complex or boolean.
+    """
+    if isinstance(array, torch.Tensor):
+        integer = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+    else:
+        integer = np.issubdtype(array.dtype, np.integer)
+    if not integer:
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+
+
+def as_mask(mask: Array, shape: Sequence[int], name: str) -> np.ndarray:
+    """Check the shape of a mask and return it as a bool array on the host.
+
+    Parameters
+    ----------
+    mask : array or tensor
+        0 or False, and anything else.
+    shape : sequence of int
+        The shape it must have.
+    name : str
+        What the message calls it.
+
+    Returns
+    -------
+    bool array
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
+    return as_numpy(mask).astype(bool)
+
+
+def as_numpy(array: Array) -> np.ndarray:
+    """Return an array, or a tensor of any device, as an array on the host.
+
+    Parameters
+    ----------
+    array : array or tensor
+
+    Returns
+    -------
+    array
+        Shares the memory of `array` where it can.
+    """
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)

@@ -1,0 +1,90 @@
+r"""What a single edge is charged, and cross-entropy: every edge charged alike.
+
+An edge within an object should have affinity 1 and is charged :math:`\ell(a)`; an edge between two
+objects should have affinity 0 and is charged :math:`\ell(1 - a)`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from malis.affinity import affinities_from_labels, existing_edges
+from malis.checks import Offsets, check_batch, check_offsets
+
+EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "squared": lambda affinity, margin: (1 - affinity) ** 2,
+    "squared_hinge": lambda affinity, margin: (1 - affinity - margin).clamp(min=0) ** 2,
+    "cross_entropy": lambda affinity, margin: F.binary_cross_entropy(
+        affinity, torch.ones_like(affinity), reduction="none"
+    ),
+}
+
+
+def edge_losses(affinities: Tensor, edge_loss: str, margin: float) -> tuple[Tensor, Tensor]:
+    """Compute what every edge is charged within an object, and between two.
+
+    Parameters
+    ----------
+    affinities : float tensor of any shape
+        In [0, 1].
+    edge_loss : str
+        A key of `EDGE_LOSSES`.
+    margin : float
+        Of the squared hinge.
+
+    Returns
+    -------
+    same, different : tensors of that shape
+        At least float32, outside of any autocast.
+    """
+    with torch.autocast(affinities.device.type, enabled=False):
+        values = affinities.to(torch.promote_types(affinities.dtype, torch.float32)).clamp(0, 1)
+        loss = EDGE_LOSSES[edge_loss]
+        return loss(values, margin), loss(1 - values, margin)
+
+
+class AffinityCrossEntropy(nn.Module):
+    r"""Binary cross-entropy over all edges: the affinity loss without any notion of a segment.
+
+    .. math:: L = -\frac{1}{|E|} \sum_{e \in E} \big[ t_e \log a_e + (1 - t_e) \log(1 - a_e) \big]
+
+    over the edges E that exist, with the affinities t of the labels.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+        Edge of every channel.
+    """
+
+    def __init__(self, offsets: Offsets) -> None:
+        super().__init__()
+        self.offsets = check_offsets(offsets)
+
+    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean cross-entropy of predicted affinities.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+            In [0, 1].
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background.
+
+        Returns
+        -------
+        0-dimensional Tensor
+            At least float32.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree.
+        """
+        check_batch(affinities, labels, self.offsets)
+        target = affinities_from_labels(labels, self.offsets).to(affinities.device)
+        same, different = edge_losses(affinities, "cross_entropy", 0.0)
+        exists = torch.from_numpy(existing_edges(labels.shape[1:], self.offsets))
+        losses = target * same + (1 - target) * different
+        return losses[:, exists.to(affinities.device)].mean()

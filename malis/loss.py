@@ -1,0 +1,395 @@
+r"""The losses: maximin affinity learning in its two forms.
+
+All are called alike, ``loss(affinities, labels)``, with affinities in [0, 1] (after the sigmoid),
+and all put a loss on single edges. They differ in which edges count and how much:
+
+=====================  =============================================================================
+`MaximinLoss`          the maximin edges of sampled voxel pairs (Turaga et al. 2009)
+`MalisLoss`            every edge of the maximin tree, weighted by all pairs that it decides
+                       (Funke et al. 2019)
+`AffinityCrossEntropy` every edge alike; in `malis.edge_loss`
+=====================  =============================================================================
+
+The weights come from the affinities but are constants to the gradient: a small change of the
+affinities does not change the order of the edges.
+"""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from malis.checks import Offsets, check_affinity_shape, check_batch, check_offsets
+from malis.edge_loss import EDGE_LOSSES, edge_losses
+from malis.maximin import maximin_edges
+from malis.pairs import pair_counts
+from malis.sampling import sample_pairs
+
+NORMALISATIONS = ("none", "pass", "pairs")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def malis_weights(
+    affinities: Tensor,
+    labels: Tensor,
+    offsets: Offsets,
+    *,
+    constrained: bool = True,
+    normalise: str = "pass",
+    positive_weight: float = 1.0,
+    edge_mask: Tensor | None = None,
+    labelled_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Weigh every edge by the pairs that it decides: for an edge loss of one's own.
+
+    With the pair counts :math:`w^\pm_e` of `pair_counts`, the weights are
+
+    .. math:: \lambda\, w^+_e / Z^+ \quad\text{and}\quad w^-_e / Z^-
+
+    where `normalise` chooses
+
+    - ``"none"``: :math:`Z^\pm = 1`, the raw counts;
+    - ``"pass"``: :math:`Z^\pm = \sum_e w^\pm_e`, each pass by its own sum, as TuragaLab's program
+      (a pass without pairs stays 0);
+    - ``"pairs"``: :math:`Z^\pm = N(N-1)/2` for the sample's N voxels that are not background.
+
+    Parameters
+    ----------
+    affinities : (B, C, *spatial) float tensor
+        Predicted affinities in [0, 1].
+    labels : (B, *spatial) integer tensor
+        Object ids, 0 = background.
+    offsets : (C, ndim) integers
+    constrained : bool
+        See `pair_counts`.
+    normalise : {"pass", "none", "pairs"}
+    positive_weight : float
+        :math:`\lambda`, weight of the pairs of one object relative to those of two.
+    edge_mask, labelled_mask : tensors, optional
+        See `pair_counts`.
+    backend : str
+        See `pair_counts`.
+
+    Returns
+    -------
+    positive, negative : (B, C, *spatial) tensors
+        float64 where the affinities are, else float32; no gradient flows through them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `pair_counts`, and for an unknown `normalise`.
+
+    References
+    ----------
+    Funke et al., IEEE TPAMI 41(7), 2019, section 3.2.
+    """
+    _check_choice("normalise", normalise, NORMALISATIONS)
+    check_affinity_shape(affinities.shape, check_offsets(offsets), batched=True)
+    counts = pair_counts(
+        affinities,
+        labels,
+        offsets,
+        constrained=constrained,
+        edge_mask=edge_mask,
+        labelled_mask=labelled_mask,
+        backend=backend,
+    )
+    positive, negative = (count.double() for count in counts)
+    if normalise == "pass":
+        positive = positive / _sample_sums(positive).clamp(min=1)
+        negative = negative / _sample_sums(negative).clamp(min=1)
+    elif normalise == "pairs":
+        foreground = labels != 0
+        if labelled_mask is not None:
+            foreground = foreground | (labelled_mask == 0)
+        n_voxels = foreground.to(affinities.device).flatten(1).sum(1).double()
+        n_pairs = (n_voxels * (n_voxels - 1) / 2).clamp(min=1)
+        n_pairs = n_pairs.view(-1, *[1] * (affinities.ndim - 1))
+        positive, negative = positive / n_pairs, negative / n_pairs
+    dtype = torch.promote_types(affinities.dtype, torch.float32)
+    return (positive_weight * positive).to(dtype), negative.to(dtype)
+
+
+class MalisLoss(nn.Module):
+    r"""The MALIS loss over all pairs of voxels (Funke et al. 2019).
+
+    .. math:: L = \sum_e \big[ \lambda\, \tfrac{w^+_e}{Z^+}\, \ell(a_e)
+                             + \tfrac{w^-_e}{Z^-}\, \ell(1 - a_e) \big]
+
+    with the pair counts :math:`w^\pm` of `malis.pair_counts`, the normalisation :math:`Z^\pm` and
+    weight :math:`\lambda` of `malis.malis_weights`, and the edge loss
+
+    - ``"squared"``: :math:`\ell(a) = (1 - a)^2`;
+    - ``"squared_hinge"``: :math:`\ell(a) = \max(0,\, 1 - a - m)^2`;
+    - ``"cross_entropy"``: :math:`\ell(a) = -\log a`.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+        Edge of every channel; see `malis.nearest_offsets`.
+    constrained : bool
+        Count positive pairs with boundary edges at 0 and negative pairs with inner edges at 1.
+    normalise : {"pass", "none", "pairs"}
+    edge_loss : {"squared", "squared_hinge", "cross_entropy"}
+    margin : float
+        m of the squared hinge, in [0, 1).
+    positive_weight : float
+        :math:`\lambda`, at least 0.
+    reduction : {"mean", "sum", "none"}
+        Over the samples of a batch; ``"none"`` returns one loss each.
+    backend : {"auto", "higra"}
+        See `malis.pair_counts`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
+
+    References
+    ----------
+    Funke et al., IEEE TPAMI 41(7), 2019, section 3.2.
+
+    Examples
+    --------
+    >>> loss = MalisLoss([(-1, 0), (0, -1)])
+    >>> affinities = torch.rand(2, 2, 32, 32, requires_grad=True)
+    >>> labels = torch.randint(0, 4, (2, 32, 32))
+    >>> loss(affinities, labels).backward()
+    """
+
+    def __init__(
+        self,
+        offsets: Offsets,
+        *,
+        constrained: bool = True,
+        normalise: str = "pass",
+        edge_loss: str = "squared",
+        margin: float = 0.3,
+        positive_weight: float = 1.0,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.offsets = check_offsets(offsets)
+        self.constrained = constrained
+        self.normalise = _check_choice("normalise", normalise, NORMALISATIONS)
+        self.edge_loss = _check_choice("edge_loss", edge_loss, EDGE_LOSSES)
+        self.margin = _check_range("margin", margin, 0, 1)
+        self.positive_weight = _check_range("positive_weight", positive_weight, 0, float("inf"))
+        self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
+        self.backend = backend
+
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of predicted affinities.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+            In [0, 1]. On a GPU the counts are taken on the host.
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background.
+        edge_mask : (B, C, *spatial) tensor, optional
+            1 = known, 0 = unknown edge.
+        labelled_mask : (B, *spatial) tensor, optional
+            1 = labelled, 0 = unlabelled voxel.
+
+        Returns
+        -------
+        Tensor
+            0-dimensional, or (B,) with reduction ``"none"``; at least float32.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `malis.pair_counts`.
+        """
+        positive, negative = malis_weights(
+            affinities,
+            labels,
+            self.offsets,
+            constrained=self.constrained,
+            normalise=self.normalise,
+            positive_weight=self.positive_weight,
+            edge_mask=edge_mask,
+            labelled_mask=labelled_mask,
+            backend=self.backend,
+        )
+        same, different = edge_losses(affinities, self.edge_loss, self.margin)
+        losses = positive * same + negative * different
+        return _reduce(losses.flatten(1).sum(1), self.reduction)
+
+
+class MaximinLoss(nn.Module):
+    r"""The maximin loss over sampled pairs of voxels (Turaga et al. 2009).
+
+    .. math:: L = \frac{1}{P} \sum_{(u,v)} \begin{cases}
+                  \ell(a_{mm(u,v)}) & \text{u and v in one object} \\
+                  \ell(1 - a_{mm(u,v)}) & \text{in two} \end{cases}
+
+    where :math:`mm(u,v)` is the maximin edge of the pair. The edge losses are those of `MalisLoss`;
+    the paper's is the squared hinge with margin 0.3.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+        Edge of every channel.
+    n_pairs : int
+        P, number of pairs that are drawn from every sample of a batch.
+    margin : float
+        m of the squared hinge, in [0, 1).
+    edge_loss : {"squared_hinge", "squared", "cross_entropy"}
+    balanced : bool
+        Half of the pairs within objects, half across; otherwise uniformly from all pairs.
+    reduction : {"mean", "sum", "none"}
+        Over the pairs; ``"none"`` returns the loss of every pair of the batch.
+    generator : torch.Generator, optional
+        Source of the pairs; torch's global CPU generator by default.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
+
+    Notes
+    -----
+    A patch without a pair (background only) contributes nothing; if none has one, the loss is 0.
+
+    References
+    ----------
+    Turaga et al., NIPS 2009, section 3.
+    """
+
+    def __init__(
+        self,
+        offsets: Offsets,
+        *,
+        n_pairs: int = 1000,
+        margin: float = 0.3,
+        edge_loss: str = "squared_hinge",
+        balanced: bool = True,
+        reduction: str = "mean",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if n_pairs < 1:
+            raise ValueError(f"n_pairs must be at least 1, got {n_pairs}")
+        self.offsets = check_offsets(offsets)
+        self.n_pairs = n_pairs
+        self.margin = _check_range("margin", margin, 0, 1)
+        self.edge_loss = _check_choice("edge_loss", edge_loss, EDGE_LOSSES)
+        self.balanced = balanced
+        self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
+        self.generator = generator
+
+    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+        """Draw pairs and compute the loss at their maximin edges.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+            In [0, 1].
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background.
+
+        Returns
+        -------
+        Tensor
+            0-dimensional, or one loss a pair with reduction ``"none"``; at least float32.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, or an affinity is not finite or not in [0, 1].
+        TypeError
+            If affinities are not floating-point numbers or labels not integers.
+        """
+        check_batch(affinities, labels, self.offsets)
+        rng = self._random_generator()
+        losses = []
+        for sample, ids in zip(affinities, labels.cpu().numpy(), strict=True):
+            pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
+            edges = maximin_edges(sample, self.offsets, torch.from_numpy(pairs))
+            joined = edges[:, 0] >= 0
+            values = sample[tuple(edges[joined].T)]
+            if_same, if_different = edge_losses(values, self.edge_loss, self.margin)
+            kinds = torch.from_numpy(same).to(sample.device)[joined]
+            losses.append(torch.where(kinds, if_same, if_different))
+        loss = torch.cat(losses)
+        if loss.numel() == 0 and self.reduction == "mean":
+            return loss.sum()
+        return _reduce(loss, self.reduction)
+
+    def _random_generator(self) -> np.random.Generator:
+        """Seed NumPy's generator from torch's, whose state a checkpoint keeps."""
+        device = self.generator.device if self.generator else "cpu"
+        seed = torch.randint(2**63 - 1, (), generator=self.generator, device=device)
+        return np.random.default_rng(int(seed))
+
+
+class SumLoss(nn.Module):
+    r"""A weighted sum of losses, :math:`L = \sum_i \alpha_i L_i`.
+
+    Parameters
+    ----------
+    losses : sequence of modules
+        Each called with (affinities, labels).
+    weights : sequence of float, optional
+        :math:`\alpha`; all 1 by default.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many weights as losses.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+        self.weights = [1.0] * len(losses) if weights is None else list(weights)
+        if len(self.weights) != len(self.losses):
+            raise ValueError(f"got {len(self.weights)} weights for {len(self.losses)} losses")
+
+    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+        """Add the losses up.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+        labels : (B, *spatial) integer tensor
+
+        Returns
+        -------
+        0-dimensional Tensor
+        """
+        terms = zip(self.weights, self.losses, strict=True)
+        return torch.stack([weight * loss(affinities, labels) for weight, loss in terms]).sum()
+
+
+def _sample_sums(volumes: Tensor) -> Tensor:
+    """Sum each sample of a batch; shaped to divide the batch."""
+    return volumes.flatten(1).sum(1).view(-1, *[1] * (volumes.ndim - 1))
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> str:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(choices)}, got "{value}"')
+    return value
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value < high:
+        raise ValueError(f"{name} must be in [{low}, {high}), got {value}")
+    return float(value)
