@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ._slabs import read
 from .volume import Volume
 
 
@@ -74,4 +75,4 @@ def crop_to(raw: Volume, labels: Volume, names: tuple[str, str] = ("raw", "label
     if not on_grid or (first < 0).any() or (last > raw.data.shape).any():
         raise ValueError(f"{names[0]} ({raw!r}) does not cover {names[1]} ({labels!r})")
     box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    return Volume(raw.data[box], raw.resolution, labels.offset, raw.comment)
+    return Volume(read(raw.data, box), raw.resolution, labels.offset, raw.comment)

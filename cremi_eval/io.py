@@ -1,6 +1,6 @@
 """CREMI files, layout 0.2, after cremi_python's `CremiFile`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ._publish import PendingFile
+from ._slabs import read, slabs
 from .annotations import Annotations
 from .grid import check_same_grid, crop_to
 from .volume import Volume
@@ -21,7 +22,6 @@ NEURON_IDS = "/volumes/labels/neuron_ids"
 NEURON_IDS_CONFIDENCE = "/volumes/labels/neuron_ids_confidence"
 CLEFTS = "/volumes/labels/clefts"
 ANNOTATIONS = "/annotations"
-SLAB_BYTES = 1 << 26
 
 
 class MissingDatasetError(KeyError):
@@ -266,8 +266,8 @@ class CremiFile:
             if dataset is not None:
                 del self.h5file[ds_name]
             dataset = self.h5file.create_dataset(ds_name, data.shape, dtype, compression="gzip")
-        for slab in _slabs(data, multiple_of=dataset.chunks[0] if dataset.chunks else 1):
-            dataset[slab] = np.asarray(data[slab]).astype(dtype, copy=False)
+        for slab in slabs(data, dataset):
+            dataset[slab] = read(data, slab).astype(dtype, copy=False)
         _set_attribute(dataset, "resolution", np.array(volume.resolution, np.float64))
         _set_attribute(dataset, "offset", _nonzero(volume.offset))
         _set_attribute(dataset, "comment", None if volume.comment is None else str(volume.comment))
@@ -360,19 +360,11 @@ def _open(path: Path, mode: str) -> h5py.File:
         raise OSError(f"{path} cannot be opened as an HDF5 file: {error}") from error
 
 
-def _slabs(data: Any, multiple_of: int = 1) -> Iterator[slice]:
-    """Cut the first axis into pieces that are small in memory and hold whole chunks."""
-    section_bytes = max(1, data.dtype.itemsize * int(np.prod(data.shape[1:])))
-    step = max(1, SLAB_BYTES // section_bytes // multiple_of) * multiple_of
-    for start in range(0, data.shape[0], step):
-        yield slice(start, start + step)
-
-
 def _check_fits(data: Any, dtype: np.dtype, name: str) -> None:
     if data.dtype == dtype:
         return
     limits = np.iinfo(dtype)
-    for slab in map(data.__getitem__, _slabs(data)):
+    for slab in (read(data, part) for part in slabs(data)):
         whole = data.dtype.kind in "uib" or (data.dtype.kind == "f" and np.all(slab == slab // 1))
         if slab.size and not (whole and _within(slab, limits)):
             raise ValueError(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from ._slabs import read
 
 
 class Volume:
@@ -46,19 +46,15 @@ class Volume:
         Returns
         -------
         Volume
-            The same volume with a NumPy array as data, independent of any file.
+            The same volume with a NumPy array as data, independent of any file; an array is not
+            copied.
 
         Raises
         ------
         OSError
             If the data lie in a file and cannot be read from it.
         """
-        try:
-            data = np.array(self.data)
-        except OSError as error:
-            where = f"{self.data.file.filename}: dataset {self.data.name}"
-            raise OSError(f"{where} cannot be read, the file is damaged ({error})") from error
-        return Volume(data, self.resolution, self.offset, self.comment)
+        return Volume(read(self.data), self.resolution, self.offset, self.comment)
 
     def __getitem__(self, location: Sequence[float]) -> Any:
         return self.data[self._voxel(location)]
