@@ -1,0 +1,1 @@
+"""Volumes: where they come from, where they lie, and a synthetic one for everybody."""

@@ -1,0 +1,73 @@
+"""Synthetic samples as CREMI files."""
+
+import logging
+from pathlib import Path
+
+from cremi_eval import CremiFile, Volume
+from data.synthetic.fields import Shape
+from data.synthetic.sample import SyntheticSample, make_sample
+
+logger = logging.getLogger(__name__)
+
+DATA_FOLDER = Path(__file__).resolve().parents[1]
+
+
+def write_sample(path: str | Path, sample: SyntheticSample, *, overwrite: bool = False) -> None:
+    """Write a sample as a CREMI file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; it appears under this name only when it is complete.
+    sample : SyntheticSample
+        What to write. Seed and damaged sections go into the comment of the raw data.
+    overwrite : bool
+        Whether a file that exists may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and `overwrite` is not set.
+    FileNotFoundError
+        If its folder does not exist.
+    """
+    damaged = ", ".join(f"{z} ({kind})" for z, kind in sample.damaged.items()) or "none"
+    comment = f"synthetic, seed {sample.seed}; damaged sections: {damaged}"
+    with CremiFile(path, "w", overwrite=overwrite) as file:
+        file.write_raw(Volume(sample.raw, sample.resolution, comment=comment))
+        file.write_neuron_ids(Volume(sample.neuron_ids, sample.resolution, comment=comment))
+        file.write_clefts(Volume(sample.clefts, sample.resolution, comment=comment))
+        file.write_annotations(sample.annotations)
+
+
+def sample_path(
+    name: str = "synthetic",
+    *,
+    folder: str | Path = DATA_FOLDER,
+    shape: Shape = (24, 512, 512),
+    seed: int = 0,
+) -> Path:
+    """Return the path of a synthetic sample, made at the first call.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without its ending.
+    folder : str or Path
+        Where it lies; by default the folder `data`.
+    shape : (int, int, int)
+        Sections, height and width, if it has to be made.
+    seed : int
+        Seed, if it has to be made.
+
+    Returns
+    -------
+    Path
+        A CREMI file. One that exists is taken as it is; delete it to make it anew.
+    """
+    path = Path(folder) / f"{name}.hdf"
+    if not path.exists():
+        logger.info("making %s, this takes some seconds", path)
+        # Should another process make the same sample now, either file will do.
+        write_sample(path, make_sample(shape, seed), overwrite=True)
+    return path
