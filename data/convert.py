@@ -1,0 +1,183 @@
+"""Bring other volumes into CREMI layout: python -m data.convert RAW LABELS OUT.hdf --resolution ...
+
+RAW and LABELS are each a TIFF stack, a folder of images (in the order of their names), a .npy file,
+or an HDF5 dataset given as FILE.h5:DATASET. With --cells, LABELS is a mask of cell interiors, as in
+the ISBI 2012 challenge: every connected piece of it in a section becomes a neuron of its own, the
+rest is 0. An HDF5 dataset that has a table `transforms` beside it, as FlyEM's files have, is mapped
+through that table.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from skimage.io import imread
+from skimage.measure import label as connected_components
+
+from cremi_eval import CremiFile, Volume
+
+
+def read_stack(source: str | Path) -> NDArray:
+    """Read an image stack.
+
+    Parameters
+    ----------
+    source : str or Path
+        A TIFF or .npy file, a folder of images, or FILE.h5:DATASET.
+
+    Returns
+    -------
+    (sections, height, width) array
+        A single picture becomes one section.
+
+    Raises
+    ------
+    OSError
+        If it does not exist or cannot be read.
+    ValueError
+        If it is not a stack of gray pictures of one size, or of an unknown kind.
+    """
+    path = Path(source)
+    file, _, dataset = str(source).rpartition(":")
+    if dataset and re.search(r"\.(h5|hdf5?)$", file):
+        stack = _read_hdf5(Path(file), dataset)
+    elif path.is_dir():
+        pictures = [imread(picture) for picture in _pictures(path)]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise ValueError(f"{path}: the pictures are of different sizes")
+        stack = np.stack(pictures)
+    elif not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    elif path.suffix == ".npy":
+        stack = np.load(path)
+    elif path.suffix.lower() in (".tif", ".tiff"):
+        stack = imread(path)
+    else:
+        raise ValueError(f"{path} is no TIFF, .npy, folder of images, or FILE.h5:DATASET")
+    stack = stack[None] if stack.ndim == 2 else stack
+    if stack.ndim != 3:
+        raise ValueError(f"{source} must hold gray pictures (z, y, x), got shape {stack.shape}")
+    return stack
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """List the pictures of a folder, numbers in names in their numerical order."""
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in (".png", ".tif", ".tiff")]
+    if not pictures:
+        raise FileNotFoundError(f"{folder} holds no .png or .tif")
+    return sorted(
+        pictures, key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)]
+    )
+
+
+def _read_hdf5(path: Path, name: str) -> NDArray:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    with h5py.File(path, "r") as file:
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise ValueError(f"{path} has no dataset {name}")
+        stack = file[name][...]
+        if "transforms" not in file:
+            return stack
+        supervoxels, bodies = file["transforms"][...].T
+    order = np.argsort(supervoxels)
+    place = np.searchsorted(supervoxels[order], stack).clip(max=len(order) - 1)
+    if not np.array_equal(supervoxels[order][place], stack):
+        raise ValueError(f"{path}: transforms does not name every label of {name}")
+    return bodies[order][place]
+
+
+def label_cells(mask: NDArray) -> NDArray[np.uint64]:
+    """Give every cell of a mask a number, section by section.
+
+    Parameters
+    ----------
+    mask : (sections, height, width) array
+        Not 0 inside of cells.
+
+    Returns
+    -------
+    (sections, height, width) uint64 array
+        Ids that are unique over the stack; 0 on membranes.
+    """
+    labels = np.zeros(mask.shape, np.uint64)
+    count = 0
+    for section, inside in zip(labels, mask != 0, strict=True):
+        pieces = connected_components(inside, connectivity=1)
+        section[inside] = pieces[inside] + count
+        count += pieces.max()
+    return labels
+
+
+def convert(
+    raw: str | Path,
+    labels: str | Path,
+    output: str | Path,
+    resolution: tuple[float, float, float],
+    *,
+    cells: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a CREMI file from two stacks.
+
+    Parameters
+    ----------
+    raw, labels : str or Path
+        What `read_stack` reads.
+    output : str or Path
+        The file to write.
+    resolution : (float, float, float)
+        Voxel size in nm, (z, y, x).
+    cells : bool
+        Whether `labels` is a mask of cell interiors.
+    overwrite : bool
+        Whether an output that exists may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, raw does not fit into uint8, or labels are no whole numbers.
+    OSError
+        If something cannot be read or written, or the output exists.
+    """
+    picture, numbers = read_stack(raw), read_stack(labels)
+    if picture.shape != numbers.shape:
+        raise ValueError(
+            f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
+        )
+    comment = f"converted from {Path(raw).name} and {Path(labels).name}"
+    with CremiFile(output, "w", overwrite=overwrite) as file:
+        file.write_raw(Volume(picture, resolution, comment=comment))
+        numbers = label_cells(numbers) if cells else numbers
+        file.write_neuron_ids(Volume(numbers, resolution, comment=comment))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Convert what the command line names; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("raw")
+    parser.add_argument("labels")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--resolution", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"))
+    parser.add_argument("--cells", action="store_true", help="LABELS is a mask of cell interiors")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    options = parser.parse_args(arguments)
+    try:
+        convert(**vars(options))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

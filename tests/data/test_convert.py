@@ -1,0 +1,116 @@
+import h5py
+import numpy as np
+import pytest
+from skimage.io import imsave
+
+from cremi_eval import CremiFile
+from data.convert import label_cells, main, read_stack
+
+RAW = np.random.default_rng(0).integers(0, 256, (12, 20, 30), dtype=np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 2**40, (12, 20, 30), dtype=np.uint64)
+
+
+def test_isbi_mask_becomes_cells_numbered_through_the_stack():
+    mask = np.zeros((2, 5, 7), np.uint8)
+    mask[0, :, :3] = 255
+    mask[0, :, 4:] = 255
+    mask[1, 1:4, 1:6] = 255
+    mask[1, 0, 0] = 255  # touches the other cell at a corner only
+    labels = label_cells(mask)
+    assert labels.dtype == np.uint64
+    assert labels[0, 2].tolist() == [1, 1, 1, 0, 2, 2, 2]
+    assert labels[1, 0].tolist() == [3, 0, 0, 0, 0, 0, 0]
+    assert labels[1, 2].tolist() == [0, 4, 4, 4, 4, 4, 0]
+    assert mask[0, 0, 0] == 255
+
+
+def test_all_kinds_of_stacks_are_read(tmp_path):
+    imsave(tmp_path / "stack.tif", RAW, check_contrast=False)
+    np.save(tmp_path / "stack.npy", RAW)
+    (tmp_path / "pictures").mkdir()
+    for z, section in enumerate(RAW):  # iso.10.png comes after iso.9.png
+        imsave(tmp_path / "pictures" / f"iso.{z}.png", section, check_contrast=False)
+    (tmp_path / "pictures" / "notes.txt").touch()
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file["some/stack"] = RAW
+    for source in ("stack.tif", "stack.npy", "pictures", "stack.h5:some/stack"):
+        assert np.array_equal(read_stack(tmp_path / source), RAW)
+
+
+def test_one_picture_is_one_section(tmp_path):
+    np.save(tmp_path / "one.npy", RAW[0])
+    assert read_stack(tmp_path / "one.npy").shape == (1, 20, 30)
+
+
+def test_flyem_supervoxels_become_bodies(tmp_path):
+    with h5py.File(tmp_path / "truth.h5", "w") as file:
+        file["stack"] = np.array([[[5, 2, 9]]])
+        file["transforms"] = np.array([[9, 1], [2, 7], [5, 7], [4, 4]], np.uint64)
+    assert read_stack(tmp_path / "truth.h5:stack").tolist() == [[[7, 7, 1]]]
+    with h5py.File(tmp_path / "truth.h5", "a") as file:
+        file["stack"][...] = 3
+    with pytest.raises(ValueError, match="does not name every label"):
+        read_stack(tmp_path / "truth.h5:stack")
+
+
+def test_command_writes_a_cremi_file(tmp_path, capsys):
+    np.save(tmp_path / "raw.npy", RAW)
+    np.save(tmp_path / "labels.npy", LABELS)
+    output = tmp_path / "out.hdf"
+    arguments = [str(tmp_path / "raw.npy"), str(tmp_path / "labels.npy"), str(output)]
+    arguments += ["--resolution", "50", "4", "4"]
+    assert main(arguments) == 0
+    with CremiFile(output, "r") as file:
+        assert np.array_equal(file.read_raw().data, RAW)
+        assert np.array_equal(file.read_neuron_ids().data, LABELS)
+        assert file.read_neuron_ids().resolution.tolist() == [50, 4, 4]
+        assert file.read_raw().comment == "converted from raw.npy and labels.npy"
+    assert main(arguments) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--cells"]) == 0
+    with CremiFile(output, "r") as file:
+        assert file.read_neuron_ids().data[...].max() < 100
+
+
+@pytest.mark.parametrize(
+    ("raw", "labels", "message"),
+    [
+        (RAW, LABELS[:5], "labels must have shape (12, 20, 30) like the raw data"),
+        (RAW.astype(np.int64) + 1000, LABELS, "whole numbers from 0 to 255"),
+        (RAW, LABELS - 0.5, "whole numbers from 0 to"),
+        (RAW[..., None], LABELS, "must hold gray pictures"),
+        (None, LABELS, "raw.npy does not exist"),
+    ],
+)
+def test_bad_stacks_leave_no_file(tmp_path, capsys, raw, labels, message):
+    if raw is not None:
+        np.save(tmp_path / "raw.npy", raw)
+    np.save(tmp_path / "labels.npy", labels)
+    before = sorted(tmp_path.iterdir())
+    arguments = [str(tmp_path / name) for name in ("raw.npy", "labels.npy", "out.hdf")]
+    assert main([*arguments, "--resolution", "50", "4", "4"]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("notes.txt", "is no TIFF"),
+        ("empty", r"holds no \.png or \.tif"),
+        ("file.h5:other", "has no dataset other"),
+        ("none.h5:stack", "does not exist"),
+    ],
+)
+def test_unreadable_sources_are_named(tmp_path, source, message):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    h5py.File(tmp_path / "file.h5", "w").close()
+    with pytest.raises((ValueError, OSError), match=message):
+        read_stack(tmp_path / source)
+
+
+def test_cells_of_the_isbi_stack_are_those_it_is_distributed_with(isbi_labels):
+    cells = label_cells(isbi_labels > 0)
+    pairs = np.unique(np.stack([cells.ravel(), isbi_labels.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
