@@ -1,0 +1,365 @@
+"""The training loop: patches in, weights out, the same weights however often it was interrupted.
+
+Everything random in step ``s`` is a function of the seed and ``s``: which patches are drawn, what
+dropout drops, which pairs a loss samples. A checkpoint therefore needs no state of any generator or
+loader; weights, optimiser and step say it all, and a training that was killed goes on with exactly
+the numbers that it would have had.
+
+To change the loss, pass another one. A loss is called as ``loss(affinities, labels)`` with
+(B, C, *spatial) affinities in [0, 1] and (B, *spatial) labels, and returns a scalar. The sigmoid
+that turns the network's logits into affinities is applied here and nowhere else.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from malis import checkpoint as files
+from malis.batches import load_batches
+from malis.loss import SumLoss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class History:
+    """What a training wrote down, one column a quantity.
+
+    Attributes
+    ----------
+    training : dict of lists
+        One entry a step: ``step`` (1, 2, ...), ``loss``, ``loss/<name>`` of every term of a
+        `SumLoss` before its weight, ``learning_rate``, ``gradient_norm``, and the seconds spent
+        waiting for data (``seconds/data``), in the network and the optimiser
+        (``seconds/network``), and in the loss with its gradient (``seconds/loss``).
+    validation : dict of lists
+        One entry a validation: ``step`` and what the validation returned.
+    """
+
+    training: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, list[float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Return the columns as plain containers, ready for JSON."""
+        return asdict(self)
+
+
+def train(
+    network: nn.Module,
+    loss: Loss,
+    dataset: Dataset,
+    *,
+    steps: int,
+    batch_size: int = 4,
+    learning_rate: float | Callable[[int], float] = 1e-4,
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    max_gradient_norm: float = math.inf,
+    mixed_precision: bool = False,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    num_workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = True,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    validate_every: int = 500,
+    progress: bool = True,
+) -> History:
+    """Train a network, or go on with a training that was interrupted.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps (B, 1, *patch) to (B, C, *spatial) logits. Its weights are changed, and it ends up on
+        the device. To go on from other weights (cross-entropy first, then MALIS), load them, or
+        train the same network again with another loss and another checkpoint.
+    loss : callable
+        ``loss(affinities, labels)`` → scalar, see above.
+    dataset : Dataset
+        Items are (1, *patch) float32 and (*spatial) int64 tensors, see `malis.dataset`. It is
+        shuffled anew each time it was gone through.
+    steps : int
+        Number of updates, those before a resumption included.
+    batch_size : int
+        Patches per step.
+    learning_rate : float or callable
+        Constant, or a function of the step (1, 2, ...).
+    optimiser : callable
+        ``optimiser(parameters, lr=...)``; `functools.partial` fixes further arguments.
+    max_gradient_norm : float
+        Longer gradients are shortened to this norm.
+    mixed_precision : bool
+        Compute the network in bfloat16 where that is safe; loss and weights stay float32.
+    seed : int
+        Order of the dataset and everything random in network and loss.
+    device : str or torch.device, optional
+        By default CUDA if there is a device, else the CPU.
+    num_workers : int, optional
+        Processes that prepare batches; any number gives the same result. By default none on the
+        CPU, where they would take the cores from the network, and up to 4 beside a GPU.
+    checkpoint : str or Path, optional
+        File to keep the training in.
+    checkpoint_every : int
+        Steps between two checkpoints; the last step always gets one.
+    resume : bool
+        Whether a checkpoint that exists is continued. If not, it is an error that it exists.
+    validate : callable, optional
+        ``validate(network)`` → named numbers; called in evaluation mode, without gradients.
+    validate_every : int
+        Steps between two validations; there is always one after the last step.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    History
+        Of all steps, those before a resumption included.
+
+    Raises
+    ------
+    FileExistsError
+        If the checkpoint exists and `resume` is false.
+    ValueError
+        If the checkpoint is damaged, belongs to another architecture or configuration, or is
+        further than `steps`; or if network and labels disagree in size.
+    FloatingPointError
+        If a loss or gradient is not finite. The weights are those before that step.
+    OSError
+        If a checkpoint cannot be written; the one before it is kept.
+
+    Notes
+    -----
+    The same machine, device and number of threads give the same weights, bit by bit. On CUDA this
+    holds for convolutions and pooling, not for operations without a deterministic form in PyTorch,
+    such as the interpolation of ``up_mode="upsample"``. A loss that draws from a generator of its
+    own, and not from torch's, does not go on where it stopped.
+    """
+    if min(steps, batch_size, checkpoint_every, validate_every) < 1:
+        raise ValueError("steps, batch_size and both intervals must be at least 1")
+    device = choose_device() if device is None else torch.device(device)
+    network.to(device)
+    if isinstance(loss, nn.Module):
+        loss.to(device)
+    rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
+    updates = optimiser(network.parameters(), lr=rate(1))
+    configuration = {
+        "network": files.architecture(network),
+        "loss": describe(loss),
+        "dataset": describe(dataset),
+        "batch_size": batch_size,
+        "learning_rate": describe(learning_rate),
+        "optimiser": describe(optimiser),
+        "max_gradient_norm": max_gradient_norm,
+        "mixed_precision": mixed_precision,
+        "seed": seed,
+    }
+    path = None if checkpoint is None else Path(checkpoint)
+    done, history = 0, History()
+    if path is not None and path.exists():
+        if not resume:
+            raise FileExistsError(f"{path} exists; resume=True continues it, or take another name")
+        done, history = _restore(path, configuration, steps, network, updates)
+    elif path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of the checkpoint {path} does not exist")
+
+    if num_workers is None:
+        num_workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    left = range(done + 1, steps + 1)
+    batches = load_batches(dataset, left, batch_size, seed, device, num_workers)
+    bar = tqdm(total=steps, initial=done, disable=not progress, unit="step", desc="training")
+    with _reproducible(device), bar:
+        network.train()
+        clock = _Clock(device)
+        for step, raw, labels in batches:
+            clock.lap("data")
+            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            for group in updates.param_groups:
+                group["lr"] = rate(step)
+            try:
+                numbers = _update(
+                    network, loss, updates, raw, labels, max_gradient_norm, mixed_precision, clock
+                )
+            except FloatingPointError as error:
+                kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
+                message = f"training diverged in step {step}: {error}{kept}"
+                raise FloatingPointError(message) from None
+            numbers["learning_rate"] = rate(step)
+            numbers |= {f"seconds/{part}": seconds for part, seconds in clock.seconds.items()}
+            _append(history.training, step, numbers)
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(history.training['loss'][-50:]):.4f}", refresh=False)
+
+            if validate and (step % validate_every == 0 or step == steps):
+                _append(history.validation, step, _validate(network, validate))
+            if path is not None and (step % checkpoint_every == 0 or step == steps):
+                content = {
+                    "kind": files.CHECKPOINT,
+                    "step": step,
+                    "configuration": configuration,
+                    "network": network.state_dict(),
+                    "optimiser": updates.state_dict(),
+                    "history": history.to_dict(),
+                }
+                files.write(path, content)
+            clock.restart()
+    return history
+
+
+def choose_device() -> torch.device:
+    """Return the CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe(thing: Any) -> str:
+    """Write down a loss, dataset or number, the same in every process that builds it alike."""
+    settings = ""
+    if isinstance(thing, nn.Module):
+        settings = {
+            f"{name}.{key}".lstrip("."): value
+            for name, module in thing.named_modules()
+            for key, value in vars(module).items()
+            if not key.startswith("_") and key != "training"
+        }
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{thing!r} {settings}".strip())
+
+
+def _update(
+    network: nn.Module,
+    loss: Loss,
+    updates: torch.optim.Optimizer,
+    raw: Tensor,
+    labels: Tensor,
+    max_gradient_norm: float,
+    mixed_precision: bool,
+    clock: "_Clock",
+) -> dict[str, float]:
+    """Do one step of the optimisation; the weights stay as they were if a number is not finite."""
+    with torch.autocast(raw.device.type, torch.bfloat16, enabled=mixed_precision):
+        logits = network(raw)
+    if logits.shape[2:] != labels.shape[1:]:
+        raise ValueError(
+            f"the network turns patches of {tuple(raw.shape[2:])} voxels into "
+            f"{tuple(logits.shape[2:])}, but the labels have {tuple(labels.shape[1:])}: "
+            "give the dataset output_size=network.output_size(patch_size)"
+        )
+    clock.lap("network")
+
+    # The loss starts from a leaf of its own, which tells its time from the network's.
+    leaf = logits.detach().float().requires_grad_()
+    if not leaf.isfinite().all():
+        raise FloatingPointError("the network's output is not finite")
+    total, terms = _evaluate(loss, leaf.sigmoid(), labels)
+    numbers = {"loss": total.item()} | {f"loss/{name}": term.item() for name, term in terms.items()}
+    _check_finite(numbers)
+    total.backward()
+    clock.lap("loss")
+
+    updates.zero_grad()
+    logits.backward(leaf.grad.to(logits.dtype))
+    norm = nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
+    numbers["gradient_norm"] = norm.item()
+    _check_finite(numbers)
+    updates.step()
+    clock.lap("network")
+    return numbers
+
+
+def _evaluate(loss: Loss, affinities: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and, for a sum, its terms before they are weighted."""
+    if not isinstance(loss, SumLoss):
+        return loss(affinities, labels), {}
+    kinds = [type(part).__name__ for part in loss.losses]
+    names = [k if kinds.count(k) == 1 else f"{k} {i}" for i, k in enumerate(kinds)]
+    terms = [part(affinities, labels) for part in loss.losses]
+    weighted = [weight * term for weight, term in zip(loss.weights, terms, strict=True)]
+    return torch.stack(weighted).sum(), dict(zip(names, terms, strict=True))
+
+
+def _check_finite(numbers: Mapping[str, float]) -> None:
+    if not all(map(math.isfinite, numbers.values())):
+        raise FloatingPointError(", ".join(f"{name} = {x:g}" for name, x in numbers.items()))
+
+
+def _validate(
+    network: nn.Module, validate: Callable[[nn.Module], Mapping[str, float]]
+) -> dict[str, float]:
+    network.eval()
+    with torch.no_grad():
+        numbers = {name: float(value) for name, value in validate(network).items()}
+    network.train()
+    return numbers
+
+
+def _append(columns: dict[str, list[float]], step: int, numbers: Mapping[str, float]) -> None:
+    for name, value in {"step": step, **numbers}.items():
+        columns.setdefault(name, []).append(value)
+
+
+def _restore(
+    path: Path,
+    configuration: dict[str, Any],
+    steps: int,
+    network: nn.Module,
+    updates: torch.optim.Optimizer,
+) -> tuple[int, History]:
+    """Load a checkpoint into network and optimiser, if it is one of this very training."""
+    content = files.read(path, files.CHECKPOINT)
+    differences = [
+        f"{name} was {was}, is {now}" if len(f"{was}{now}") < 200 else f"another {name}"
+        for name, now in configuration.items()
+        if (was := content["configuration"].get(name)) != now
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} belongs to another training ({'; '.join(differences)}): "
+            "continue with what it was begun with, or take another name"
+        )
+    if content["step"] > steps:
+        raise ValueError(f"{path} is at step {content['step']}, beyond the {steps} asked for")
+    network.load_state_dict(content["network"])
+    updates.load_state_dict(content["optimiser"])
+    return content["step"], History(**content["history"])
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Let convolutions be deterministic, and give torch's random state back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+class _Clock:
+    """Seconds that each part of a step took, summed over its laps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
