@@ -17,7 +17,7 @@ def find_volume(name_or_path: str | Path) -> Path:
     name_or_path : str or Path
         A path; or the name of a file in the folder that the environment variable MALIS_DATA_DIR
         names, or in `data`; or a CREMI sample ("A", "B+"); or "synthetic", which is made at
-        the first call.
+        the first call if MALIS_DATA_DIR holds none.
 
     Returns
     -------
@@ -30,22 +30,20 @@ def find_volume(name_or_path: str | Path) -> Path:
         If there is none; the message lists where it was looked for, and how to get it.
     """
     name = str(name_or_path)
+    folders = [Path(os.environ["MALIS_DATA_DIR"])] if os.environ.get("MALIS_DATA_DIR") else []
     if name == "synthetic":
-        wanted = [Path("synthetic.hdf")]
-    elif name in TRAINING + TEST:
+        files = [folder / "synthetic.hdf" for folder in folders]
+        return next(filter(Path.is_file, files), None) or sample_path()
+    if name in TRAINING + TEST:
         wanted = [Path(file_name(name)), Path(file_name(name, padded=True))]
     else:
         wanted = [Path(name).expanduser()]
-    folders = [Path(os.environ["MALIS_DATA_DIR"])] if os.environ.get("MALIS_DATA_DIR") else []
-    folders.append(FOLDER)
-    # A path as it is first; joining an absolute path to a folder gives that path again.
-    places = [] if name == "synthetic" else list(wanted)
-    places += [folder / file for folder in folders for file in wanted if not file.is_absolute()]
+    places = wanted + [
+        folder / file for folder in [*folders, FOLDER] for file in wanted if not file.is_absolute()
+    ]
     for place in places:
         if place.is_file():
             return place
-    if name == "synthetic":
-        return sample_path()
     looked = "\n".join(f"  {place.absolute()}" for place in places)
     raise FileNotFoundError(f"no volume {name!r}; looked for\n{looked}\n{_advice(name)}")
 

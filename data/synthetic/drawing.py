@@ -170,7 +170,7 @@ def membranes(to_boundary: Float, moved: Float, stain: Stain, z: int, pixel: flo
     weight = gaussian_filter(edge.astype(np.float32), reach)
     lean = gaussian_filter(np.where(edge, moved, 0).astype(np.float32), reach)
     lean /= np.maximum(weight, 1e-4)
-    strength = np.clip(0.92 + 0.2 * stain.strength.section(z), 0.2, 1.15)
+    strength = np.clip(0.9 + 0.27 * stain.strength.section(z), 0.12, 1.15)
     upright = MEMBRANE_WIDTH * np.clip(1 + 0.22 * stain.width.section(z), 0.6, 1.6)
     projected = upright + 0.7 * np.minimum(lean, 70)
     darkness = MEMBRANE_DARKNESS * strength * (upright / projected) ** 0.75

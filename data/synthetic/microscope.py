@@ -32,7 +32,7 @@ def expose(rng: np.random.Generator, section: Float, light: Float, pixel: float)
     picture = 130 + (picture - 130) * rng.normal(1.0, 0.05) + rng.normal(0, 2.5) + 4 * light
     # Alignment resamples the images, so neighbouring pixels share some of the noise.
     noise = gaussian_filter(rng.standard_normal(section.shape, dtype=np.float32), 0.6)
-    return picture + 5.5 * noise
+    return picture + 6.3 * noise
 
 
 def damage(rng: np.random.Generator, picture: Float, kind: str, pixel: float) -> Float:

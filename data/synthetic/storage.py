@@ -1,6 +1,7 @@
 """Synthetic samples as CREMI files."""
 
 import logging
+import re
 from pathlib import Path
 
 from cremi_eval import CremiFile, Volume
@@ -10,6 +11,7 @@ from data.synthetic.sample import SyntheticSample, make_sample
 logger = logging.getLogger(__name__)
 
 DATA_FOLDER = Path(__file__).resolve().parents[1]
+VERSION = 2  # raise it when the same seed gives another sample than before
 
 
 def write_sample(path: str | Path, sample: SyntheticSample, *, overwrite: bool = False) -> None:
@@ -32,7 +34,7 @@ def write_sample(path: str | Path, sample: SyntheticSample, *, overwrite: bool =
         If its folder does not exist.
     """
     damaged = ", ".join(f"{z} ({kind})" for z, kind in sample.damaged.items()) or "none"
-    comment = f"synthetic, seed {sample.seed}; damaged sections: {damaged}"
+    comment = f"synthetic, version {VERSION}, seed {sample.seed}; damaged sections: {damaged}"
     with CremiFile(path, "w", overwrite=overwrite) as file:
         file.write_raw(Volume(sample.raw, sample.resolution, comment=comment))
         file.write_neuron_ids(Volume(sample.neuron_ids, sample.resolution, comment=comment))
@@ -63,11 +65,20 @@ def sample_path(
     Returns
     -------
     Path
-        A CREMI file. One that exists is taken as it is; delete it to make it anew.
+        A CREMI file. One that exists is taken as it is, unless an older version of this code made
+        it: then it is made anew.
     """
     path = Path(folder) / f"{name}.hdf"
-    if not path.exists():
+    if not path.exists() or _outdated(path):
         logger.info("making %s, this takes some seconds", path)
         # Should another process make the same sample now, either file will do.
         write_sample(path, make_sample(shape, seed), overwrite=True)
     return path
+
+
+def _outdated(path: Path) -> bool:
+    """Tell whether a file was made by an older version of this code."""
+    with CremiFile(path, "r") as file:
+        comment = file.read_raw().comment if file.has_raw() else ""
+    version = re.match(r"synthetic, (?:version (\d+), )?seed", comment)
+    return version is not None and int(version[1] or 1) < VERSION

@@ -40,18 +40,10 @@ def test_cremi_samples_go_by_their_letter(places):
     assert find_volume("B").name == "sample_B_20160501.hdf"
 
 
-def test_synthetic_is_made_once(places, monkeypatch):
-    made = []
-
-    def make():
-        made.append(places / "repository" / "synthetic.hdf")
-        made[-1].touch()
-        return made[-1]
-
-    monkeypatch.setattr(locate, "sample_path", make)
-    assert find_volume("synthetic") == places / "repository" / "synthetic.hdf"
-    assert find_volume("synthetic") == places / "repository" / "synthetic.hdf"
-    assert len(made) == 1
+def test_synthetic_is_made_unless_the_environment_has_one(places, monkeypatch):
+    path = places / "repository" / "synthetic.hdf"
+    monkeypatch.setattr(locate, "sample_path", lambda: path)
+    assert find_volume("synthetic") == path
     (places / "environment" / "synthetic.hdf").touch()
     assert find_volume("synthetic") == places / "environment" / "synthetic.hdf"
 

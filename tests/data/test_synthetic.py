@@ -8,6 +8,7 @@ from cremi_eval import CremiFile
 from data.synthetic import make_sample, sample_path, write_sample
 from data.synthetic.__main__ import main
 from data.synthetic.drawing import boundary_distance
+from data.synthetic.picture import BORDER, panels
 from data.synthetic.sample import NO_CLEFT
 
 RESOLUTION = (40.0, 4.0, 4.0)
@@ -143,7 +144,7 @@ def test_file_holds_the_whole_sample(tmp_path, sample):
         assert np.array_equal(ids.data, sample.neuron_ids)
         assert np.array_equal(clefts.data, sample.clefts)
         assert tuple(raw.resolution) == tuple(ids.resolution) == RESOLUTION
-        assert raw.comment == "synthetic, seed 3; damaged sections: 2 (fold)"
+        assert raw.comment == "synthetic, version 2, seed 3; damaged sections: 2 (fold)"
         annotations = file.read_annotations()
     assert sites(annotations) == sites(sample.annotations)
     assert annotations.pre_post_partners == sample.annotations.pre_post_partners
@@ -165,6 +166,23 @@ def test_sample_path_makes_the_file_once(tmp_path):
     assert path == tmp_path / "synthetic.hdf"
     made = path.stat()
     assert sample_path(folder=tmp_path, shape=(1, 32, 32), seed=2).stat() == made
+
+
+def test_sample_path_replaces_only_what_an_older_version_made(tmp_path):
+    path = sample_path(folder=tmp_path, shape=(1, 32, 32))
+
+    def outcome(comment):
+        with CremiFile(path, "a") as file:
+            file.h5file["volumes/raw"].attrs["comment"] = comment
+        sample_path(folder=tmp_path, shape=(1, 32, 32))
+        with CremiFile(path, "r") as file:
+            return file.read_raw().comment
+
+    current = "synthetic, version 2, seed 0; damaged sections: none"
+    for outdated in ("synthetic, seed 0; damaged", "synthetic, version 1, seed 0; damaged"):
+        assert outcome(outdated) == current
+    for other in ("mine", "synthetic, version 2, seed 9; damaged", "synthetic, version 3, seed 0"):
+        assert outcome(other) == other
 
 
 def test_command_writes_a_file_and_says_what_is_in_it(tmp_path, capsys):
@@ -191,3 +209,16 @@ def test_command_reports_errors_in_one_line(tmp_path, capsys, name, options, mes
     assert message in error
     assert error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["there.hdf"]
+
+
+def test_picture_shows_a_section_its_labels_and_the_next_section(sample):
+    picture = panels(sample, (1, 16, 32), size=128)
+    assert picture.shape == (128, 4 * 128 + 24, 3)
+    assert np.array_equal(picture[:, :128, 0], sample.raw[1, 16:144, 32:160])
+    assert np.array_equal(picture[:, -128:, 2], sample.raw[2, 16:144, 32:160])
+    border = np.all(picture[:, 136:264] == BORDER, axis=-1)
+    cleft = sample.clefts[1, 16:144, 32:160] != NO_CLEFT
+    assert np.all(
+        boundary_distance(sample.neuron_ids[1, 16:144, 32:160], 4.0)[border & ~cleft] <= 2
+    )
+    assert border.mean() > 0.03
