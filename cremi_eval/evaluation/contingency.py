@@ -109,26 +109,27 @@ def contingency_table(
     n_voxels = math.prod(shapes[0])
     if not shapes[0] or not n_voxels:
         raise ValueError(f"there is no voxel to compare in volumes of shape {shapes[0]}")
-    pairs = [
+    pieces = [
         _pairs_of_slab(
             read(segmentation, s), read(groundtruth, s), None if ignored is None else ignored[s]
         )
         for s in slabs(segmentation, groundtruth)
     ]
-    truth, seg, counts = map(np.concatenate, zip(*pairs, strict=True))
+    truth, seg, counts = map(np.concatenate, zip(*pieces, strict=True))
+    del pieces  # there may be one for every voxel
     return _table(truth, seg, counts, n_voxels)
 
 
 def _pairs_of_slab(
     segmentation: np.ndarray, groundtruth: np.ndarray, ignored: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ground-truth label, segment label and voxel count of every pair in a slab."""
+    """Return ground-truth labels, segment labels and voxel counts of a slab; pairs may recur."""
     truth, seg = groundtruth.ravel(), segmentation.ravel()
     if ignored is not None:
         evaluated = ~ignored.ravel()
         truth, seg = truth[evaluated], seg[evaluated]
     if not truth.size:
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        return np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint8)
 
     # runs of voxels in which neither label changes
     begins = np.empty(truth.size, bool)
@@ -136,16 +137,18 @@ def _pairs_of_slab(
     np.not_equal(truth[1:], truth[:-1], out=begins[1:])
     begins[1:] |= seg[1:] != seg[:-1]
     starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=truth.size)
+    truth = _unsigned(truth[starts], "ground truth", lowest=-1)
+    seg = _unsigned(seg[starts], "segmentation", lowest=0)
+    counts = np.diff(starts, append=begins.size)
 
-    table = _table(
-        _unsigned(truth[starts], "ground truth", lowest=-1),
-        _unsigned(seg[starts], "segmentation", lowest=0),
-        lengths,
-        truth.size,
-    )
-    pairs = table.counts.tocoo()
-    return table.truth_ids[pairs.row], table.seg_ids[pairs.col], pairs.data
+    # a few small labels in many runs: add up equal pairs at once
+    height, width = int(truth.max()) + 1, int(seg.max()) + 1
+    if height * width <= 2 * counts.size:
+        pairs = truth.astype(np.intp) * width + seg.astype(np.intp)
+        sums = np.bincount(pairs, weights=counts)
+        pairs = np.flatnonzero(sums)
+        truth, seg, counts = pairs // width, pairs % width, sums[pairs].astype(np.int64)
+    return _narrow(truth), _narrow(seg), _narrow(counts)
 
 
 def _table(
@@ -155,8 +158,10 @@ def _table(
     truth_ids, rows = _ranks(truth)
     seg_ids, columns = _ranks(seg)
     shape = (len(truth_ids), len(seg_ids))
-    table = sparse.coo_array((counts.astype(np.int64, copy=False), (rows, columns)), shape)
-    return ContingencyTable(table.tocsr(), truth_ids, seg_ids, n_voxels)
+    kind = np.int32 if n_voxels < 2**31 else np.int64  # half the memory while they are sorted
+    table = sparse.coo_array((counts.astype(kind), (rows, columns)), shape).tocsr()
+    table.data = table.data.astype(np.int64, copy=False)
+    return ContingencyTable(table, truth_ids, seg_ids, n_voxels)
 
 
 def _ranks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +170,8 @@ def _ranks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0, np.uint64), np.zeros(0, np.intp)
     largest = int(labels.max())
     if largest > 4 * labels.size + (1 << 16):
-        return np.unique(labels, return_inverse=True)
+        ids, places = np.unique(labels, return_inverse=True)
+        return ids.astype(np.uint64), places
     present = np.zeros(largest + 1, bool)  # small labels need no sorting
     present[labels] = True
     rank = np.cumsum(present, dtype=np.int32) - 1
@@ -176,6 +182,11 @@ def _unsigned(labels: np.ndarray, name: str, lowest: int) -> np.ndarray:
     if labels.dtype.kind == "i" and int(labels.min()) < lowest:
         raise ValueError(f"the {name} has the negative label {labels.min()}")
     return labels.astype(np.uint64, copy=False)
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Store non-negative integers in the smallest type that holds them."""
+    return values.astype(np.min_scalar_type(int(values.max())))
 
 
 def _as_ids(labels: Iterable[int]) -> np.ndarray:

@@ -77,15 +77,15 @@ def adapted_rand_of_table(table: ContingencyTable) -> tuple[float, float, float]
     """
     if not table.n_counted:
         return float("nan"), float("nan"), float("nan")
-    pairs = table.counts.tocoo()
     labelled = table.seg_ids != 0
     zeros = int(table.seg_sizes[~labelled].sum()) / table.n_voxels
     objects = _sum_of_squares(table.truth_sizes)
-    segments = _sum_of_squares(table.seg_sizes[labelled]) + zeros
-    both = _sum_of_squares(pairs.data[labelled[pairs.col]]) + zeros
+    segments = _sum_of_squares(table.seg_sizes, labelled) + zeros
+    both = _sum_of_squares(table.counts.data, labelled[table.counts.indices]) + zeros
     precision, recall = both / segments, both / objects
     return 1 - 2 * precision * recall / (precision + recall), precision, recall
 
 
-def _sum_of_squares(counts: np.ndarray) -> float:
-    return float(np.square(counts, dtype=np.float64).sum())
+def _sum_of_squares(counts: np.ndarray, where: np.ndarray | bool = True) -> float:
+    squares = np.square(counts, dtype=np.float64)
+    return float(squares.sum(where=where))

@@ -6,6 +6,8 @@ import numpy as np
 
 from .contingency import ContingencyTable, contingency_table
 
+BLOCK = 1 << 20  # pairs at a time: one for every voxel, in the worst case
+
 
 def voi(
     reconstruction: np.ndarray,
@@ -88,11 +90,13 @@ def voi_by_object(table: ContingencyTable) -> tuple[np.ndarray, np.ndarray]:
     merge : (S,) float64 array
         Contribution of every segment in bits; their sum is the VOI merge.
     """
-    pairs = table.counts.tocoo()
-    share = pairs.data / max(1, table.n_counted)
-    split = share * np.log2(table.truth_sizes[pairs.row] / pairs.data)
-    merge = share * np.log2(table.seg_sizes[pairs.col] / pairs.data)
-    return (
-        np.bincount(pairs.row, split, len(table.truth_ids)),
-        np.bincount(pairs.col, merge, len(table.seg_ids)),
-    )
+    pairs = table.counts.tocoo(copy=False)
+    total = max(1, table.n_counted)
+    sizes, seg_sizes = table.truth_sizes, table.seg_sizes
+    split, merge = np.zeros(len(sizes)), np.zeros(len(seg_sizes))
+    for start in range(0, pairs.nnz, BLOCK):
+        block = slice(start, start + BLOCK)
+        i, j, n_ij = pairs.row[block], pairs.col[block], pairs.data[block]
+        np.add.at(split, i, n_ij / total * np.log2(sizes[i] / n_ij))
+        np.add.at(merge, j, n_ij / total * np.log2(seg_sizes[j] / n_ij))
+    return split, merge
