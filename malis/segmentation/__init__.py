@@ -1,0 +1,61 @@
+"""Affinities to labels, and the threshold between them.
+
+The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at a threshold that
+`best_threshold` chose on validation data. `segment` does it in one call.
+
+    grid, labels          what all steps share: edges of neighbours, numbered labels
+    watershed             a seeded watershed from the maximum spanning forest
+    oversegmentation      fragments: average, threshold, distance, seeds, watershed
+    regions               the region graph with all affinities between two fragments
+    agglomeration         the order of merges, by mean, maximum or quantile
+    hierarchy             the merges; every segmentation is a cut
+    threshold             scores of all cuts, and the best one
+    sections              2D segmentations linked to 3D
+    components            connected components at a threshold
+    threshold_watershed   the baseline of the first implementations
+    pipeline              one call
+    traps                 small examples of what goes wrong
+"""
+
+from malis.segmentation.agglomeration import agglomerate, merge_regions
+from malis.segmentation.components import connected_components
+from malis.segmentation.grid import average_affinities
+from malis.segmentation.hierarchy import Hierarchy
+from malis.segmentation.labels import remove_small
+from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, fragments
+from malis.segmentation.pipeline import segment
+from malis.segmentation.regions import RegionGraph, region_graph
+from malis.segmentation.sections import link_sections
+from malis.segmentation.threshold import ThresholdCurve, best_threshold
+from malis.segmentation.threshold_watershed import threshold_watershed
+from malis.segmentation.traps import (
+    SameTree,
+    WeakPixel,
+    same_tree_different_channels,
+    weak_pixel_leak,
+)
+from malis.segmentation.watershed import seeded_watershed
+
+__all__ = [
+    "FragmentSteps",
+    "Hierarchy",
+    "RegionGraph",
+    "SameTree",
+    "ThresholdCurve",
+    "WeakPixel",
+    "agglomerate",
+    "average_affinities",
+    "best_threshold",
+    "connected_components",
+    "fragment_steps",
+    "fragments",
+    "link_sections",
+    "merge_regions",
+    "region_graph",
+    "remove_small",
+    "same_tree_different_channels",
+    "seeded_watershed",
+    "segment",
+    "threshold_watershed",
+    "weak_pixel_leak",
+]

@@ -1,0 +1,203 @@
+"""What every step starts from: checked affinities, and their direct neighbours' edges.
+
+Two voxels that share a face are direct neighbours. Fragments grow and meet along the edges between
+direct neighbours; channels with longer offsets, which some networks predict too, are left out here
+(only `connected_components` takes them all).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from malis.affinity import edge_slices
+from malis.checks import Array, Offsets, check_affinity_shape, check_offsets
+
+
+class Edges(NamedTuple):
+    """The edges of one channel: two views of the volume, shifted against each other.
+
+    Attributes
+    ----------
+    channel : int
+        Channel of the affinities.
+    near, far : tuples of slice
+        ``volume[near]`` are the voxels ``v`` that own an edge, ``volume[far]`` the voxels
+        ``v + offset``.
+    """
+
+    channel: int
+    near: tuple[slice, ...]
+    far: tuple[slice, ...]
+
+
+def read_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+    """Check affinities and offsets, and bring the affinities to the host as float32.
+
+    Only edges within the volume are looked at: whatever stands on an edge that leaves it is
+    ignored, NaN included.
+
+    Parameters
+    ----------
+    affinities : (C, *spatial) float array or tensor
+    offsets : (C, ndim) integers
+
+    Returns
+    -------
+    affinities : (C, *spatial) float32 array
+        The argument itself where it is one already.
+    offsets : (C, ndim) int64 array
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, the volume is empty, or an affinity is not a number in [0, 1].
+    TypeError
+        If affinities are no floats or offsets no integers.
+    """
+    offsets = check_offsets(offsets)
+    check_affinity_shape(affinities.shape, offsets, batched=False)
+    if isinstance(affinities, torch.Tensor):
+        floating = affinities.is_floating_point()
+        rounding = 4 * torch.finfo(affinities.dtype).eps if floating else 0
+    else:
+        floating = np.issubdtype(affinities.dtype, np.floating)
+        rounding = 4 * float(np.finfo(affinities.dtype).eps) if floating else 0
+    if not floating:
+        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+    if isinstance(affinities, torch.Tensor):
+        values = affinities.detach().to("cpu", torch.float32).numpy()
+    else:
+        values = affinities.astype(np.float32, copy=False)
+    for channel, near, _ in all_edges(values.shape[1:], offsets):
+        view = values[channel][near]
+        if view.size == 0:
+            continue
+        low, high = float(view.min()), float(view.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"affinities of channel {channel} hold NaN or infinity")
+        if low < -rounding or high > 1 + rounding:
+            raise ValueError(
+                f"affinities must lie in [0, 1], channel {channel} reaches from {low:g} to {high:g}"
+            )
+    return values, offsets
+
+
+def all_edges(shape: tuple[int, ...], offsets: np.ndarray) -> list[Edges]:
+    """Return the edges of every channel, long offsets included.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Spatial shape.
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    list of Edges
+    """
+    return [Edges(c, *edge_slices(shape, offset)) for c, offset in enumerate(offsets)]
+
+
+def direct_edges(shape: tuple[int, ...], offsets: np.ndarray) -> list[Edges]:
+    """Return the edges between voxels that share a face.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Spatial shape.
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    list of Edges
+    """
+    unit = np.abs(offsets).sum(axis=1) == 1
+    return [edges for edges in all_edges(shape, offsets) if unit[edges.channel]]
+
+
+def edges_of_all_axes(
+    shape: tuple[int, ...], offsets: np.ndarray, per_section: bool
+) -> list[Edges]:
+    """Return the edges between voxels that share a face, sure that they join the volume.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Spatial shape.
+    offsets : (C, ndim) int64 array
+    per_section : bool
+        Leave out the edges along the first axis.
+
+    Returns
+    -------
+    list of Edges
+
+    Raises
+    ------
+    ValueError
+        If an axis longer than one voxel has no channel of unit steps, or `per_section` is asked for
+        and there are no sections.
+    """
+    if per_section and len(shape) != 3:
+        raise ValueError(f"per_section needs a volume (z, y, x), got shape {shape}")
+    first = int(per_section)
+    edges = [e for e in direct_edges(shape, offsets) if offsets[e.channel, first:].any()]
+    stepped = offsets[[e.channel for e in edges]].any(axis=0)
+    for axis, size in list(enumerate(shape))[first:]:
+        if size > 1 and not stepped[axis]:
+            raise ValueError(f"no offset is a unit step along axis {axis}: {offsets.tolist()}")
+    return edges
+
+
+def average_affinities(
+    affinities: Array, offsets: Offsets, *, per_section: bool = False
+) -> np.ndarray:
+    """Average, for every voxel, the affinities to its direct neighbours.
+
+    Both ends of an edge take part, so that the average does not depend on the direction in which
+    the offsets point.
+
+    Parameters
+    ----------
+    affinities : (C, *spatial) float array or tensor
+        Affinities in [0, 1].
+    offsets : (C, ndim) integers
+    per_section : bool
+        Leave out the neighbours in other sections (along the first axis).
+
+    Returns
+    -------
+    (*spatial) float32 array
+        1 for a voxel without neighbours.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the affinities do not fit the offsets, see `fragments`.
+    """
+    values, offsets = read_affinities(affinities, offsets)
+    return mean_of_neighbours(values, edges_of_all_axes(values.shape[1:], offsets, per_section))
+
+
+def mean_of_neighbours(values: np.ndarray, edges: list[Edges]) -> np.ndarray:
+    """Average the affinities of the edges that end in each voxel.
+
+    Parameters
+    ----------
+    values : (C, *spatial) float32 array
+    edges : list of Edges
+
+    Returns
+    -------
+    (*spatial) float32 array
+        1 where no edge ends.
+    """
+    total = np.zeros(values.shape[1:], dtype=np.float32)
+    count = np.zeros(values.shape[1:], dtype=np.float32)
+    for channel, near, far in edges:
+        for end in (near, far):
+            total[end] += values[channel][near]
+            count[end] += 1
+    total[count == 0] = 1
+    return np.divide(total, np.maximum(count, 1), out=total)

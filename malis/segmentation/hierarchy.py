@@ -1,0 +1,87 @@
+"""The hierarchy of merges, of which every segmentation is a cut."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from malis.checks import Array
+from malis.segmentation.labels import in_kind
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Merges of N fragments in the order in which agglomeration made them.
+
+    Attributes
+    ----------
+    leaves : (*spatial) int32 array
+        Fragment of every voxel, 1 ... N; 0 = no fragment.
+    n_fragments : int
+        N.
+    merges : (M, 2) int64 array
+        The two regions of each merge. Regions 0 ... N-1 are the fragments (label - 1); merge i
+        makes region N + i.
+    scores : (M,) float32 array
+        Affinity of each merge, never increasing.
+    device : torch.device or None
+        Where cuts go: to tensors on this device, or to arrays.
+    """
+
+    leaves: np.ndarray
+    n_fragments: int
+    merges: np.ndarray
+    scores: np.ndarray
+    device: torch.device | None = None
+
+    def n_merges(self, threshold: float) -> int:
+        """Count the merges with a score of at least the threshold.
+
+        Parameters
+        ----------
+        threshold : float
+
+        Returns
+        -------
+        int
+        """
+        return int(np.searchsorted(-self.scores, -np.float32(threshold), side="right"))
+
+    def regions(self, threshold: float) -> np.ndarray:
+        """Find the region of every fragment after merging down to a threshold.
+
+        Parameters
+        ----------
+        threshold : float
+            Merge while the score is at least this.
+
+        Returns
+        -------
+        (N,) int64 array
+            Region 1, 2, ... of every fragment, in the order of their first fragments.
+        """
+        done = self.merges[: self.n_merges(threshold)]
+        n_nodes = self.n_fragments + len(done)
+        made = np.repeat(np.arange(self.n_fragments, n_nodes), 2)
+        tree = sparse.coo_array(
+            (np.ones(done.size, dtype=bool), (done.ravel(), made)), (n_nodes, n_nodes)
+        )
+        _, region = sparse.csgraph.connected_components(tree, directed=False)
+        return region[: self.n_fragments].astype(np.int64) + 1
+
+    def cut(self, threshold: float) -> Array:
+        """Merge while the score is at least a threshold.
+
+        Parameters
+        ----------
+        threshold : float
+            An affinity. The lower, the fewer and larger the regions.
+
+        Returns
+        -------
+        (*spatial) uint64 array or int64 tensor
+            Regions 1, 2, ...; 0 where there is no fragment.
+        """
+        labels = np.concatenate([[0], self.regions(threshold)])
+        return in_kind(labels[self.leaves], self.device)

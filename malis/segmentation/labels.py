@@ -1,0 +1,99 @@
+"""Label volumes: numbering them, answering in the caller's kind, removing small objects."""
+
+import numpy as np
+import torch
+
+from malis.checks import Array, as_numpy, check_integer
+
+
+def compact(labels: Array, name: str = "labels") -> tuple[np.ndarray, np.ndarray]:
+    """Replace the labels by 1, 2, ... in ascending order; 0 stays 0.
+
+    Parameters
+    ----------
+    labels : (*spatial) integer array or tensor
+        Any integer type; 0 = no object.
+    name : str
+        What an error message calls them.
+
+    Returns
+    -------
+    numbers : (*spatial) int32 array
+    ids : (N,) array
+        ``ids[i]`` is the label that became ``i + 1``.
+
+    Raises
+    ------
+    TypeError
+        If the labels are no integers.
+    ValueError
+        If a label is negative.
+    """
+    check_integer(labels, name)
+    labels = as_numpy(labels)
+    if labels.size == 0:
+        return np.zeros(labels.shape, np.int32), np.zeros(0, labels.dtype)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise ValueError(f"{name} must not be negative, got {low}")
+    if high > 4 * labels.size + 1024:  # a table of all possible labels would be too large
+        ids, numbers = np.unique(labels, return_inverse=True)
+        first = int(ids[0] != 0)
+        return (numbers + first).astype(np.int32).reshape(labels.shape), ids[1 - first :]
+    present = np.zeros(high + 1, dtype=bool)
+    present[labels] = True
+    present[0] = False
+    number = np.cumsum(present, dtype=np.int32)
+    number[~present] = 0
+    ids = np.flatnonzero(present)
+    if len(ids) == high:
+        return labels.astype(np.int32, copy=False), ids.astype(labels.dtype)
+    return number[labels], ids.astype(labels.dtype)
+
+
+def in_kind(labels: np.ndarray, like: Array | torch.device | None) -> Array:
+    """Return labels as uint64 array, or as int64 tensor where the caller works with tensors.
+
+    Parameters
+    ----------
+    labels : integer array
+    like : array, tensor, torch.device or None
+        The caller's data, or the device of its tensors.
+
+    Returns
+    -------
+    uint64 array or int64 tensor
+    """
+    if isinstance(like, torch.Tensor):
+        like = like.device
+    if isinstance(like, torch.device):
+        return torch.from_numpy(labels.astype(np.int64)).to(like)
+    return labels.astype(np.uint64)
+
+
+def remove_small(labels: Array, min_size: int) -> Array:
+    """Set objects of few voxels to 0.
+
+    Parameters
+    ----------
+    labels : (*spatial) integer array or tensor
+        Object ids, 0 = no object.
+    min_size : int
+        Objects with fewer voxels go.
+
+    Returns
+    -------
+    (*spatial) uint64 array or int64 tensor
+        The other objects keep their ids.
+
+    Raises
+    ------
+    TypeError
+        If the labels are no integers.
+    ValueError
+        If a label is negative.
+    """
+    numbers, ids = compact(labels)
+    sizes = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:]
+    kept = np.concatenate([[0], np.where(sizes >= min_size, ids, 0)]).astype(np.uint64)
+    return in_kind(kept[numbers], labels)
