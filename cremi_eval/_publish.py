@@ -4,7 +4,6 @@ import os
 import secrets
 import weakref
 from pathlib import Path
-from typing import Any
 
 import h5py
 
@@ -12,10 +11,10 @@ import h5py
 class PendingFile:
     """An HDF5 file that appears under its name only when it is published.
 
+    That happens at the latest when this object is collected or the interpreter ends.
+
     Parameters
     ----------
-    owner : object
-        When this object is collected, or the interpreter ends, the file is published.
     target : Path
         Where the file shall appear.
     overwrite : bool
@@ -27,11 +26,11 @@ class PendingFile:
         The open file, in the same folder as the target so that renaming is atomic.
     """
 
-    def __init__(self, owner: Any, target: Path, overwrite: bool) -> None:
+    def __init__(self, target: Path, overwrite: bool) -> None:
         self.temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         self.h5file = h5py.File(self.temporary, "x")
         self._publish = weakref.finalize(
-            owner, _publish, self.h5file, self.temporary, target, overwrite, os.getpid()
+            self, _publish, self.h5file, self.temporary, target, overwrite, os.getpid()
         )
 
     def publish(self) -> None:

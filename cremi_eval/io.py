@@ -78,7 +78,7 @@ class CremiFile:
         if mode == "w" or (mode == "a" and not self.filename.exists()):
             if not self.filename.parent.is_dir():
                 raise FileNotFoundError(f"cannot write {filename}: its folder does not exist")
-            self._pending = PendingFile(self, self.filename.resolve(), overwrite)
+            self._pending = PendingFile(self.filename.resolve(), overwrite)
             self.h5file = self._pending.h5file
         else:
             self.h5file = _open(self.filename, "r" if mode == "r" else "r+")

@@ -103,7 +103,7 @@ def synaptic_partners_fscore(
     costs = cost_matrix(rec_annotations, gt_annotations, gt_segmentation, matching_threshold)
     if not costs.size:
         raise ValueError("there are neither detected nor true partners to compare")
-    rows, columns = linear_sum_assignment(costs - costs.max() - 1)
+    rows, columns = linear_sum_assignment(costs)
     matches = [
         (int(i), int(j), float(costs[i, j]))
         for i, j in zip(rows, columns, strict=True)

@@ -1,11 +1,13 @@
 """Segmentations of 16 voxels whose scores can be computed by hand."""
 
+from functools import partial
 from math import log2, sqrt
 
 import numpy as np
 import pytest
 
 from cremi_eval import Volume
+from cremi_eval._slabs import slabs
 from cremi_eval.evaluation import (
     NeuronIds,
     adapted_rand,
@@ -91,6 +93,8 @@ def test_ignored_labels():
     bordered = NeuronIds(Volume(narrow, (40, 4, 4)), border_threshold=3)
     assert bordered.contingency_table(ONE).n_counted == 8
     assert voi(THREE, TWO, ignore_reconstruction=[3]) == (0, 0)
+    assert voi(THREE, truth, ignore_groundtruth=[-1]) == (1, 0)
+    assert voi(THREE, truth, ignore_groundtruth=[2**64 - 1]) == (1, 0)
 
 
 def test_sections_and_volume_are_different_scores():
@@ -118,6 +122,22 @@ def test_sections_without_anything_to_evaluate_are_left_out():
         mean_of_sections([None])
 
 
+def test_sections_are_found_again_in_every_slab(monkeypatch):
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.repeat(rng.integers(1, 9, (7, 6, 6)), 4, axis=1), 4, axis=2)
+    truth[3] = 5  # no border but the corner
+    seg = rng.integers(1, 4, truth.shape)
+    alone = [
+        NeuronIds(volume(truth[z : z + 1]), 6).whole_volume_scores(volume(seg[z : z + 1]))
+        for z in range(7)
+    ]
+    assert NeuronIds(volume(truth), 6).section_scores(volume(seg)) == alone
+    small = partial(slabs, max_bytes=2 * truth[0].nbytes)
+    monkeypatch.setattr("cremi_eval.evaluation.neuron_ids.slabs", small)
+    monkeypatch.setattr("cremi_eval.evaluation.border.slabs", small)
+    assert NeuronIds(volume(truth), 6).section_scores(volume(seg)) == alone
+
+
 def test_worst_objects():
     table = NeuronIds(volume(TWO)).contingency_table(SHIFTED)
     (split,) = worst_splits(table)
@@ -139,6 +159,11 @@ def test_worst_objects_come_in_order():
     truth[..., 7] = 3
     worst = worst_splits(NeuronIds(volume(truth)).contingency_table(volume(seg)))
     assert [(error.id, error.parts) for error in worst] == [(2, [(2, 2), (3, 1)])]
+
+    objects = np.repeat(np.random.default_rng(0).permutation(100), 2).reshape(10, 1, 20)
+    halves = np.arange(200).reshape(10, 1, 20)
+    worst = worst_splits(NeuronIds(volume(objects)).contingency_table(volume(halves)), n=100)
+    assert [error.id for error in worst] == list(range(100))  # all equally bad
 
 
 def test_a_curve_over_thresholds():

@@ -1,7 +1,9 @@
+import h5py
 import numpy as np
 import pytest
 
 from cremi_eval import Annotations, Volume
+from cremi_eval._slabs import slabs
 from cremi_eval.grid import check_same_grid, crop_to
 
 
@@ -71,6 +73,23 @@ def test_grids_that_disagree_are_both_named():
         check_same_grid(a, counting((2, 3, 5), resolution=(40, 4, 4)), ("raw", "labels"))
     with pytest.raises(ValueError, match=r"\(40.0, 4.0, 4.0\) nm, but b has .*\(50.0, 4.0, 4.0\)"):
         check_same_grid(a, counting(resolution=(50, 4, 4)), ("a", "b"))
+
+
+def test_slabs_hold_whole_chunks(tmp_path):
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        volume = file.create_dataset("v", (10, 4, 4), np.uint64, chunks=(3, 2, 2))
+        array = np.zeros(volume.shape, np.uint64)
+        section = array[0].nbytes
+        for volumes, max_bytes, starts in [
+            ((array,), 2 * section, [0, 2, 4, 6, 8]),
+            ((volume,), 2 * section, [0, 3, 6, 9]),
+            ((array, volume), 7 * section, [0, 6]),
+            ((array,), 1, list(range(10))),
+        ]:
+            pieces = list(slabs(*volumes, max_bytes=max_bytes))
+            assert [piece.start for piece in pieces] == starts
+            covered = [z for piece in pieces for z in range(10)[piece]]
+            assert covered == list(range(10))
 
 
 def test_a_padded_raw_volume_is_cropped_to_its_labels():
