@@ -94,20 +94,37 @@ def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) ->
     if isinstance(affinities, torch.Tensor):
         if not affinities.is_floating_point():
             raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        rounding = 4 * torch.finfo(affinities.dtype).eps
+        epsilon = torch.finfo(affinities.dtype).eps
         values = affinities.detach().to("cpu", torch.float32).numpy()
     else:
         if not np.issubdtype(affinities.dtype, np.floating):
             raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        rounding = 4 * float(np.finfo(affinities.dtype).eps)
+        epsilon = float(np.finfo(affinities.dtype).eps)
         values = affinities.astype(np.float32, copy=False)
     low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("affinities must be finite, got NaN or infinity")
-    if low < -rounding or high > 1 + rounding:
-        raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
+    check_unit_interval(low, high, epsilon)
     # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
     return np.maximum(values, np.float32(0)) + np.float32(0) if low <= 0 else values
+
+
+def check_unit_interval(low: float, high: float, epsilon: float) -> None:
+    """Raise a ValueError if affinities are not finite, or outside [0, 1] by more than rounding.
+
+    Parameters
+    ----------
+    low, high : float
+        The least and the greatest affinity.
+    epsilon : float
+        Machine epsilon of their dtype.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("affinities must be finite, got NaN or infinity")
+    if low < -4 * epsilon or high > 1 + 4 * epsilon:
+        raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
 
 
 def check_labels(labels: Array, shape: Sequence[int]) -> None:

@@ -1,0 +1,148 @@
+"""The user's data as tensors on the device where the affinities are, checked as in `malis.checks`.
+
+Nothing of the size of a volume leaves the device here; a check reads back its extreme values.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malis.checks import (
+    Array,
+    as_float32,
+    as_mask,
+    check_affinity_shape,
+    check_labels,
+    check_unit_interval,
+)
+
+BACKENDS = ("auto", "higra", "parallel")
+PARALLEL_ON_CPU = range(2**19, 2**29)  # voxels of a sample
+
+
+def choose_backend(backend: str, affinities: Array, offsets: np.ndarray) -> str:
+    """Say which backend "auto" is: the faster one for these affinities.
+
+    On a CUDA device that is "parallel". On one thread of a CPU, the parallel form takes 0.5 to 0.8
+    of Higra's time for samples of 2^19 voxels and more (and a third more memory); they are even at
+    64^3, and below Higra is faster. ``benchmarks/parallel_loss.py`` measures it.
+
+    Parameters
+    ----------
+    backend : {"auto", "higra", "parallel"}
+    affinities : ([B,] C, *spatial) array or tensor
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    {"higra", "parallel"}
+
+    Raises
+    ------
+    ValueError
+        If the backend is none of the three.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f'backend must be "auto", "higra" or "parallel", got "{backend}"')
+    if backend != "auto":
+        return backend
+    on_cuda = isinstance(affinities, Tensor) and affinities.is_cuda
+    large = math.prod(affinities.shape[-offsets.shape[1] :]) in PARALLEL_ON_CPU
+    return "parallel" if on_cuda or large else "higra"
+
+
+def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = False) -> Tensor:
+    """Check affinities and return them as a float32 tensor on their device, never below 0.
+
+    Parameters
+    ----------
+    affinities : ([B,] C, *spatial) float array or tensor
+    offsets : (C, ndim) int64 array
+    batched : bool
+        Whether the batch axis must be there.
+
+    Returns
+    -------
+    float32 tensor of the same shape
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `malis.checks.as_float32`.
+    """
+    if not isinstance(affinities, Tensor):
+        return _from_numpy(as_float32(affinities, offsets, batched))
+    check_affinity_shape(affinities.shape, offsets, batched)
+    if not affinities.is_floating_point():
+        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+    values = affinities.detach().to(torch.float32)
+    low, high = torch.stack(values.aminmax()).tolist()
+    check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
+    # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
+    return values.clamp(min=0) + 0 if low <= 0 else values
+
+
+def label_tensor(labels: Array, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Check labels and return them as an int64 tensor; ids from 2^63 on become negative numbers.
+
+    Parameters
+    ----------
+    labels : integer array or tensor
+    shape : tuple of int
+        The shape they must have.
+    device : torch.device
+
+    Returns
+    -------
+    int64 tensor
+        Equal where the labels are equal, and 0 where they are 0; no more is needed of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `malis.checks.check_labels`.
+    """
+    check_labels(labels, shape)
+    if isinstance(labels, Tensor):
+        unsigned = labels.dtype == torch.uint64  # torch compares none, but the same bits do
+        labels = labels.view(torch.int64) if unsigned else labels.to(torch.int64)
+    else:
+        wide = np.uint64 if labels.dtype.kind == "u" else np.int64
+        labels = _from_numpy(labels.astype(wide, copy=False).view(np.int64))
+    return labels.to(device)
+
+
+def mask_tensor(
+    mask: Array | None, shape: tuple[int, ...], name: str, device: torch.device
+) -> Tensor | None:
+    """Check a mask and return it as a bool tensor; None stays None.
+
+    Parameters
+    ----------
+    mask : array or tensor, optional
+        0 or False, and anything else.
+    shape : tuple of int
+        The shape it must have.
+    name : str
+        What the message calls it.
+    device : torch.device
+
+    Returns
+    -------
+    bool tensor or None
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    if isinstance(mask, Tensor) and tuple(mask.shape) == tuple(shape):
+        return mask.to(device, torch.bool)
+    return None if mask is None else _from_numpy(as_mask(mask, shape, name)).to(device)
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    """Share the memory of an array where torch can; copy it where it is read-only."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
