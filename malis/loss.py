@@ -24,7 +24,9 @@ from malis.checks import Offsets, check_affinity_shape, check_batch, check_offse
 from malis.edge_loss import EDGE_LOSSES, edge_losses
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts
-from malis.sampling import sample_pairs
+from malis.parallel import parallel_maximin_edges
+from malis.sampling import sample_batch, sample_pairs
+from malis.tensors import BACKENDS, choose_backend, label_tensor
 
 NORMALISATIONS = ("none", "pass", "pairs")
 REDUCTIONS = ("mean", "sum", "none")
@@ -140,7 +142,7 @@ class MalisLoss(nn.Module):
         :math:`\lambda`, at least 0.
     reduction : {"mean", "sum", "none"}
         Over the samples of a batch; ``"none"`` returns one loss each.
-    backend : {"auto", "higra"}
+    backend : {"auto", "higra", "parallel"}
         See `malis.pair_counts`.
 
     Raises
@@ -180,7 +182,7 @@ class MalisLoss(nn.Module):
         self.margin = _check_range("margin", margin, 0, 1)
         self.positive_weight = _check_range("positive_weight", positive_weight, 0, float("inf"))
         self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
-        self.backend = backend
+        self.backend = _check_choice("backend", backend, BACKENDS)
 
     def forward(
         self,
@@ -194,7 +196,7 @@ class MalisLoss(nn.Module):
         Parameters
         ----------
         affinities : (B, C, *spatial) float tensor
-            In [0, 1]. On a GPU the counts are taken on the host.
+            In [0, 1].
         labels : (B, *spatial) integer tensor
             Object ids, 0 = background.
         edge_mask : (B, C, *spatial) tensor, optional
@@ -253,6 +255,9 @@ class MaximinLoss(nn.Module):
         Over the pairs; ``"none"`` returns the loss of every pair of the batch.
     generator : torch.Generator, optional
         Source of the pairs; torch's global CPU generator by default.
+    backend : {"auto", "higra", "parallel"}
+        See `malis.pair_counts`. "parallel" also draws the pairs on the device of the affinities:
+        the same distribution, other pairs.
 
     Raises
     ------
@@ -278,6 +283,7 @@ class MaximinLoss(nn.Module):
         balanced: bool = True,
         reduction: str = "mean",
         generator: torch.Generator | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if n_pairs < 1:
@@ -289,6 +295,7 @@ class MaximinLoss(nn.Module):
         self.balanced = balanced
         self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
         self.generator = generator
+        self.backend = _check_choice("backend", backend, BACKENDS)
 
     def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
         """Draw pairs and compute the loss at their maximin edges.
@@ -313,26 +320,41 @@ class MaximinLoss(nn.Module):
             If affinities are not floating-point numbers or labels not integers.
         """
         check_batch(affinities, labels, self.offsets)
-        rng = self._random_generator()
-        losses = []
-        for sample, ids in zip(affinities, labels.cpu().numpy(), strict=True):
-            pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
-            edges = maximin_edges(sample, self.offsets, torch.from_numpy(pairs))
-            joined = edges[:, 0] >= 0
-            values = sample[tuple(edges[joined].T)]
-            if_same, if_different = edge_losses(values, self.edge_loss, self.margin)
-            kinds = torch.from_numpy(same).to(sample.device)[joined]
-            losses.append(torch.where(kinds, if_same, if_different))
-        loss = torch.cat(losses)
+        if choose_backend(self.backend, affinities, self.offsets) == "parallel":
+            edges, same = self._sample_on_device(affinities, labels)
+        else:
+            edges, same = self._sample_on_host(affinities, labels)
+        joined = edges[:, 0] >= 0
+        values = affinities[tuple(edges[joined].T)]
+        if_same, if_different = edge_losses(values, self.edge_loss, self.margin)
+        loss = torch.where(same[joined], if_same, if_different)
         if loss.numel() == 0 and self.reduction == "mean":
             return loss.sum()
         return _reduce(loss, self.reduction)
 
-    def _random_generator(self) -> np.random.Generator:
-        """Seed NumPy's generator from torch's, whose state a checkpoint keeps."""
+    def _sample_on_host(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw pairs; return sample, channel and voxel of their maximin edges, and their kind."""
+        rng = np.random.default_rng(self._draw_seed())
+        edges, kinds = [], []
+        for index, (sample, ids) in enumerate(zip(affinities, labels.cpu().numpy(), strict=True)):
+            pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
+            found = maximin_edges(sample, self.offsets, torch.from_numpy(pairs), backend="higra")
+            number = torch.where(found[:, :1] < 0, -1, index)
+            edges.append(torch.cat([number, found], dim=1))
+            kinds.append(torch.from_numpy(same))
+        return torch.cat(edges), torch.cat(kinds).to(affinities.device)
+
+    def _sample_on_device(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the same for the whole batch at once, where it is."""
+        labels = label_tensor(labels, tuple(labels.shape), affinities.device)
+        generator = torch.Generator(affinities.device).manual_seed(self._draw_seed())
+        pairs, same = sample_batch(labels, self.n_pairs, generator, balanced=self.balanced)
+        return parallel_maximin_edges(affinities, self.offsets, pairs), same
+
+    def _draw_seed(self) -> int:
+        """Draw a seed from torch's generator, whose state a checkpoint keeps."""
         device = self.generator.device if self.generator else "cpu"
-        seed = torch.randint(2**63 - 1, (), generator=self.generator, device=device)
-        return np.random.default_rng(int(seed))
+        return int(torch.randint(2**63 - 1, (), generator=self.generator, device=device))
 
 
 class SumLoss(nn.Module):

@@ -23,6 +23,8 @@ import torch
 
 from malis.affinity import gather_edges, grid_edges, locate_edges
 from malis.checks import Array, Offsets, as_float32, as_numpy, check_offsets
+from malis.parallel import parallel_maximin_edges
+from malis.tensors import affinity_tensor, choose_backend
 from malis.tree import leaf_line, range_maxima
 
 
@@ -121,7 +123,9 @@ def merge_order(values: np.ndarray, late: np.ndarray | None = None) -> np.ndarra
     return order[np.argsort(high[order], kind="stable")]
 
 
-def maximin_edges(affinities: Array, offsets: Offsets, pairs: Array) -> Array:
+def maximin_edges(
+    affinities: Array, offsets: Offsets, pairs: Array, *, backend: str = "auto"
+) -> Array:
     """Find the maximin edge of voxel pairs.
 
     Parameters
@@ -131,6 +135,8 @@ def maximin_edges(affinities: Array, offsets: Offsets, pairs: Array) -> Array:
     offsets : (C, ndim) integers
     pairs : (P, 2) or (P, 2, ndim) integers
         The two voxels of each pair, as flat C-order indices or as coordinates.
+    backend : {"auto", "higra", "parallel"}
+        See `malis.pair_counts`.
 
     Returns
     -------
@@ -143,7 +149,7 @@ def maximin_edges(affinities: Array, offsets: Offsets, pairs: Array) -> Array:
     ------
     ValueError
         If shapes disagree, a voxel lies outside the volume, a pair is one voxel twice, or an
-        affinity is not finite or not in [0, 1].
+        affinity is not finite or not in [0, 1], or the backend is unknown.
     TypeError
         If pairs or offsets are not integers.
 
@@ -159,6 +165,11 @@ def maximin_edges(affinities: Array, offsets: Offsets, pairs: Array) -> Array:
            [0, 3]])
     """
     offsets = check_offsets(offsets)
+    if choose_backend(backend, affinities, offsets) == "parallel":
+        values = affinity_tensor(affinities, offsets)
+        flat = torch.from_numpy(_flat_pairs(pairs, values.shape[1:])).to(values.device)
+        edges = parallel_maximin_edges(values[None], offsets, flat)[:, 1:]
+        return edges if isinstance(affinities, torch.Tensor) else edges.numpy()
     values = as_float32(affinities, offsets)
     shape = values.shape[1:]
     flat = _flat_pairs(pairs, shape)

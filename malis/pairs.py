@@ -39,6 +39,8 @@ from malis.checks import (
     check_offsets,
 )
 from malis.maximin import MaximinTree, maximin_tree
+from malis.parallel import parallel_pair_counts
+from malis.tensors import choose_backend
 from malis.tree import leaf_line, node_sums, range_maxima, sibling_products
 
 
@@ -71,8 +73,11 @@ def pair_counts(
         1 = known, 0 = unknown: such an edge is not constrained and its counts are 0.
     labelled_mask : ([B,] *spatial) array or tensor, optional
         1 = labelled, 0 = not: those voxels form one further object with unknown inner edges.
-    backend : {"auto", "higra"}
-        Where the trees are built.
+    backend : {"auto", "higra", "parallel"}
+        How the trees are built: one edge after the other by Higra on the host, or as tensor
+        operations on the device of the affinities (see `malis.parallel`), with the same result.
+        "auto" is "parallel" on a CUDA device and for samples of at least 2^19 voxels, where it is
+        the faster one on a CPU too; else "higra".
 
     Returns
     -------
@@ -85,7 +90,8 @@ def pair_counts(
     ------
     ValueError
         If shapes disagree or are empty, an affinity is not finite or not in [0, 1], a label is
-        negative, an offset is zero, or the backend is unknown.
+        negative, an offset is zero, or the backend is unknown. With the backend "parallel" also for
+        2^29 voxels or 2^31 edges in a batch, or more.
     TypeError
         If affinities are not floating-point numbers, or labels or offsets not integers.
 
@@ -109,8 +115,10 @@ def pair_counts(
     """
     offsets = check_offsets(offsets)
     ndim = offsets.shape[1]
-    if backend not in ("auto", "higra"):
-        raise ValueError(f'backend must be "auto" or "higra", got "{backend}"')
+    if choose_backend(backend, affinities, offsets) == "parallel":
+        return parallel_pair_counts(
+            affinities, labels, offsets, constrained, edge_mask, labelled_mask
+        )
     batched = affinities.ndim == ndim + 2
     values = as_float32(affinities, offsets, batched)
     check_labels(labels, values.shape[:batched] + values.shape[-ndim:])
