@@ -7,7 +7,8 @@ The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at
     watershed             a seeded watershed from the maximum spanning forest
     oversegmentation      fragments: average, threshold, distance, seeds, watershed
     regions               the region graph with all affinities between two fragments
-    agglomeration         the order of merges, by mean, maximum or quantile
+    agglomeration         the order of merges, by mean, maximum
+    quantile              or a quantile of the affinities on a boundary
     hierarchy             the merges; every segmentation is a cut
     threshold             scores of all cuts, and the best one
     sections              2D segmentations linked to 3D

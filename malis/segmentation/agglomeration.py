@@ -11,9 +11,6 @@ taken anew. None of the three scores can rise above those of the parts, so score
 along the way, and the segmentation at any threshold is a prefix of the merges.
 """
 
-from collections.abc import Callable
-from heapq import heapify, heappop, heapreplace
-
 import higra as hg
 import numpy as np
 import torch
@@ -23,10 +20,10 @@ from malis.checks import Array, Offsets
 from malis.segmentation.grid import read_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.labels import compact
+from malis.segmentation.quantile import merge_by_quantile
 from malis.segmentation.regions import RegionGraph, graph_of_regions
 
 LINKAGES = ("mean", "single", "quantile")
-BINS = 256
 
 
 def agglomerate(
@@ -131,7 +128,7 @@ def merge_regions(
         return _single(graph)
     if linkage == "mean":
         return _mean(graph)
-    return _quantile(graph, quantile, initial_maximum)
+    return merge_by_quantile(graph, quantile, initial_maximum)
 
 
 def _connected(graph: RegionGraph) -> np.ndarray:
@@ -180,106 +177,3 @@ def _mean(graph: RegionGraph) -> tuple[np.ndarray, np.ndarray]:
     n_merges = len(scores) - n_ties
     scores = np.minimum.accumulate(scores[:n_merges].astype(np.float32))  # rounding may disorder
     return _children(tree.parents(), n_merges), scores
-
-
-def _quantile(
-    graph: RegionGraph, quantile: float, initial_maximum: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Merge by a quantile of the histogram of each boundary, to the width of a bin."""
-    histograms = graph.histograms(BINS)
-    if initial_maximum:
-        lower = np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1] > histograms
-        histograms[lower] = 0
-    totals = histograms.sum(axis=1).tolist()
-
-    def bins_of(rows: np.ndarray, n: np.ndarray) -> np.ndarray:
-        # The bin of the element of this rank, counted from 1, in ascending order.
-        rank = np.minimum((quantile * n).astype(np.int64) + 1, n)
-        return (np.cumsum(rows, axis=-1, dtype=np.int32) < rank[:, None]).sum(axis=-1)
-
-    def absorb(pair: int, other: int) -> None:
-        histogram = histograms[pair]
-        histogram += histograms[other]
-        totals[pair] += totals[other]
-
-    def rescore(pair: int) -> int:
-        rank = min(int(quantile * totals[pair]) + 1, totals[pair])
-        return int(histograms[pair].cumsum().searchsorted(rank))
-
-    merges, bins = _merge_best_first(
-        graph, bins_of(histograms, np.array(totals)).tolist(), absorb, rescore
-    )
-    centres = (np.array(bins, dtype=np.float32) + np.float32(0.5)) / np.float32(BINS)
-    return np.array(merges, dtype=np.int64), centres
-
-
-def _merge_best_first(
-    graph: RegionGraph,
-    scores: list[int],
-    absorb: Callable[[int, int], None],
-    rescore: Callable[[int], int],
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Merge the pair of the highest score, again and again.
-
-    When A is merged into B, a boundary of A with a third region C becomes part of that of B and C.
-    The boundary with the higher score absorbs the other. As the score of both together is not
-    higher than that, it is taken anew only when its turn comes.
-
-    Parameters
-    ----------
-    graph : RegionGraph
-    scores : (E,) list
-        Of every pair; changed in place.
-    absorb : callable
-        ``absorb(pair, other)`` adds the boundary of pair `other` to that of `pair`.
-    rescore : callable
-        ``rescore(pair)`` scores what a pair has absorbed.
-
-    Returns
-    -------
-    merges : list of (int, int)
-    scores : list
-        Of the merges.
-    """
-    ends = graph.edges.tolist()
-    neighbours: list[dict[int, int]] = [{} for _ in range(graph.n_regions)]
-    for pair, (one, other) in enumerate(ends):
-        neighbours[one][other] = neighbours[other][one] = pair
-    queue = [(-score, pair) for pair, score in enumerate(scores)]
-    heapify(queue)
-    gone = bytearray(len(ends))
-    outdated = bytearray(len(ends))
-    region = list(range(graph.n_regions))  # what has grown from each of the first regions
-    merges, merge_scores = [], []
-    while queue:
-        negative, pair = queue[0]
-        if gone[pair]:
-            heappop(queue)
-            continue
-        if outdated[pair]:
-            outdated[pair] = False
-            scores[pair] = rescore(pair)
-            heapreplace(queue, (-scores[pair], pair))
-            continue
-        heappop(queue)
-        gone[pair] = True
-        small, large = ends[pair]
-        if len(neighbours[small]) > len(neighbours[large]):
-            small, large = large, small
-        merges.append((region[small], region[large]))
-        merge_scores.append(-negative)
-        region[large] = graph.n_regions + len(merges) - 1
-        del neighbours[small][large], neighbours[large][small]
-        for third, moved in neighbours[small].items():
-            del neighbours[third][small]
-            kept = neighbours[large].get(third)
-            if kept is not None:
-                if scores[moved] > scores[kept]:
-                    moved, kept = kept, moved
-                absorb(kept, moved)
-                gone[moved] = outdated[kept] = True
-                moved = kept
-            neighbours[large][third] = neighbours[third][large] = moved
-            ends[moved] = [large, third]
-        neighbours[small].clear()
-    return merges, merge_scores

@@ -50,22 +50,6 @@ class RegionGraph:
             return np.zeros(0, dtype=np.float32)
         return np.maximum.reduceat(self.affinities, self.starts[:-1])
 
-    def histograms(self, bins: int) -> np.ndarray:
-        """Count the affinities between each pair in equal bins over [0, 1].
-
-        Parameters
-        ----------
-        bins : int
-
-        Returns
-        -------
-        (E, bins) int32 array
-        """
-        level = np.minimum((self.affinities * np.float32(bins)).astype(np.int64), bins - 1)
-        level += np.repeat(np.arange(len(self.edges)) * bins, self.contact)
-        counts = np.bincount(level, minlength=len(self.edges) * bins)
-        return counts.reshape(-1, bins).astype(np.int32)
-
 
 def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> RegionGraph:
     """Find the pairs of fragments that touch, and gather the affinities between them.

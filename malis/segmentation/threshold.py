@@ -68,11 +68,25 @@ class ThresholdCurve:
         """
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        values = getattr(self, score)
-        first = last = int(np.argmin(values))
-        while last + 1 < len(values) and values[last + 1] == values[first]:
-            last += 1
-        return (first + last) // 2
+        return middle_of_lowest(getattr(self, score))
+
+
+def middle_of_lowest(values: np.ndarray) -> int:
+    """Find the lowest value; of neighbours that share it, the middle one.
+
+    Parameters
+    ----------
+    values : (T,) array
+
+    Returns
+    -------
+    int
+        Its index.
+    """
+    first = last = int(np.argmin(values))
+    while last + 1 < len(values) and values[last + 1] == values[first]:
+        last += 1
+    return (first + last) // 2
 
 
 def best_threshold(
