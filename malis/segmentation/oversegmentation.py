@@ -9,16 +9,10 @@ would leak.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from malis.checks import Array, Offsets
-from malis.segmentation.components import number_components
-from malis.segmentation.grid import (
-    Edges,
-    edges_of_all_axes,
-    mean_of_neighbours,
-    read_affinities,
-)
+from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_affinities
 from malis.segmentation.labels import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
@@ -147,7 +141,8 @@ def fragment_steps(
     if per_section:
         reach[0] = 1
     peaks = _peaks(heights, foreground, reach, per_section)
-    seeds = _number_peaks(peaks, edges, is_open)
+    used = [channel for channel, _, _ in edges]
+    seeds = _number_peaks(peaks, values[used], offsets[used])
     flooded = seeded_watershed(heights, seeds, edges, is_open)
     return FragmentSteps(average, foreground, distance, seeds, flooded)
 
@@ -215,14 +210,19 @@ def _peaks(
     return peaks
 
 
-def _number_peaks(peaks: np.ndarray, edges: list[Edges], is_open: list[np.ndarray]) -> np.ndarray:
+def _number_peaks(peaks: np.ndarray, values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Give every peak a number; peaks that open edges join, a flat summit, share one."""
-    summits = [
-        passable & peaks[near] & peaks[far]
-        for passable, (_, near, far) in zip(is_open, edges, strict=True)
-    ]
-    components = number_components(peaks.shape, edges, summits)
-    numbers = np.zeros(int(components.max()) + 1, dtype=np.int32)
-    numbers[components[peaks]] = 1
-    numbers = np.cumsum(numbers, dtype=np.int32)
-    return np.where(peaks, numbers[components], 0).astype(np.int32)
+    voxels = np.argwhere(peaks)
+    numbers = np.zeros(peaks.shape, dtype=np.int32)
+    numbers[peaks] = np.arange(len(voxels))
+    joined = [np.zeros((2, 0), dtype=np.int32)]
+    for channel, offset in enumerate(offsets):
+        ends = voxels + offset
+        inside = ((ends >= 0) & (ends < peaks.shape)).all(axis=1)
+        near, far = tuple(voxels[inside].T), tuple(ends[inside].T)
+        both = peaks[far] & (values[channel][near] > CLOSED)
+        joined.append(np.stack([numbers[near][both], numbers[far][both]]))
+    pairs = np.concatenate(joined, axis=1)
+    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (len(voxels),) * 2)
+    numbers[peaks] = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
+    return numbers

@@ -18,7 +18,8 @@ def merge_by_quantile(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merge the regions of a graph, the pair with the highest quantile first.
 
-    Of n affinities in ascending order, the one of rank ``floor(quantile n) + 1`` counts.
+    Of n affinities in ascending order, the one of rank ``floor(quantile n) + 1`` counts. Within a
+    bin, pairs are merged in the order of their mean affinity before any merge.
 
     Parameters
     ----------
@@ -38,41 +39,44 @@ def merge_by_quantile(
     """
     n_pairs = len(graph.edges)
     level = np.minimum(graph.affinities * np.float32(BINS), np.float32(BINS - 1)).astype(np.int64)
+    by_mean = np.argsort(-graph.mean, kind="stable")
+    rank = np.empty(n_pairs, dtype=np.int64)
+    rank[by_mean] = np.arange(n_pairs)
     pair = np.repeat(np.arange(n_pairs), graph.contact)
     if initial_maximum:
         highest = level == np.maximum.reduceat(level, graph.starts[:-1])[pair]
         level, pair = level[highest], pair[highest]
-    histograms = np.bincount(pair * BINS + level, minlength=n_pairs * BINS)
+    histograms = np.bincount(rank[pair] * BINS + level, minlength=n_pairs * BINS)
     histograms = histograms.reshape(n_pairs, BINS).astype(np.int32)
-    merges, bins = _merge_best_first(graph, histograms, quantile)
+    merges, bins = _merge_best_first(graph.n_regions, graph.edges[by_mean], histograms, quantile)
     scores = (np.array(bins, dtype=np.float32) + np.float32(0.5)) / np.float32(BINS)
     return np.array(merges, dtype=np.int64), scores
 
 
 def _merge_best_first(
-    graph: RegionGraph, histograms: np.ndarray, quantile: float
+    n_regions: int, edges: np.ndarray, histograms: np.ndarray, quantile: float
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Merge the pair of the highest bin, again and again; histograms are added up in place.
+    """Merge the first pair of the highest bin, again and again; adds up histograms in place.
 
     When A is merged into B, the boundary of A with a third region C becomes part of that of B and
     C. The boundary in the higher bin absorbs the other. As both together are not in a higher bin
     than that, theirs is looked up only when its turn comes.
     """
-    n_pairs = len(graph.edges)
+    n_pairs = len(edges)
     total = histograms.sum(axis=1)
     rank = np.minimum((quantile * total).astype(np.int64) + 1, total)
     below = np.cumsum(histograms, axis=1, dtype=np.int32) < rank[:, None]
     bin_of, totals = below.sum(axis=1).tolist(), total.tolist()
 
-    one_end, other_end = graph.edges.T.tolist()
-    neighbours: list[dict[int, int]] = [{} for _ in range(graph.n_regions)]
+    one_end, other_end = edges.T.tolist()
+    neighbours: list[dict[int, int]] = [{} for _ in range(n_regions)]
     for pair, (one, other) in enumerate(zip(one_end, other_end, strict=True)):
         neighbours[one][other] = neighbours[other][one] = pair
-    # A queue of single numbers: high bins first, and among them low pairs.
+    # A queue of single numbers: high bins first, and within a bin the first pairs.
     queue = [(BINS - bin_of[pair]) * n_pairs + pair for pair in range(n_pairs)]
     heapify(queue)
     gone, outdated = bytearray(n_pairs), bytearray(n_pairs)
-    region = list(range(graph.n_regions))  # what has grown from each of the first regions
+    region = list(range(n_regions))  # what has grown from each of the first regions
     merges, merge_bins = [], []
     while queue:
         pair = queue[0] % n_pairs
@@ -92,7 +96,7 @@ def _merge_best_first(
             small, large = large, small
         merges.append((region[small], region[large]))
         merge_bins.append(bin_of[pair])
-        region[large] = graph.n_regions + len(merges) - 1
+        region[large] = n_regions + len(merges) - 1
         del neighbours[small][large], neighbours[large][small]
         of_large = neighbours[large]
         for third, moved in neighbours[small].items():

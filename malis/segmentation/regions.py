@@ -120,13 +120,24 @@ def graph_of_regions(
             weights, pair = weights[pair[0] > 0], pair[:, pair[0] > 0]
         pairs.append(pair - 1)
         affinities.append(weights)
-    return _group(n_regions, np.concatenate(pairs, axis=1), np.concatenate(affinities))
+    return group_by_pair(n_regions, np.concatenate(pairs, axis=1), np.concatenate(affinities))
 
 
-def _group(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> RegionGraph:
+def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> RegionGraph:
     """Sort boundary affinities by their pair of regions.
 
     As a sparse matrix with an entry for each affinity, because SciPy sorts those by counting.
+
+    Parameters
+    ----------
+    n_regions : int
+    pairs : (2, A) integer array
+        The two regions of each affinity, the smaller number first.
+    affinities : (A,) float32 array
+
+    Returns
+    -------
+    RegionGraph
     """
     table = sparse.coo_array((affinities, tuple(pairs)), (n_regions, n_regions))
     table.has_canonical_format = True  # entries of one pair must not be added up

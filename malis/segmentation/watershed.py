@@ -20,6 +20,7 @@ from scipy import sparse
 
 from malis.maximin import merge_order
 from malis.segmentation.grid import Edges
+from malis.segmentation.regions import group_by_pair
 
 
 def seeded_watershed(
@@ -95,19 +96,18 @@ def _peaks(
 def _passes(
     heights: np.ndarray, basins: np.ndarray, edges: list[Edges], taken: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """List the edges between two basins, the highest first."""
-    ends, weights = [], []
+    """Find the highest edge between any two basins; return their ends, the highest first."""
+    n_basins = int(basins.max()) + 1
+    pairs, weights = [np.zeros((2, 0), np.int32)], [np.zeros(0, np.float32)]
     for (_, near, far), mask in zip(edges, taken, strict=True):
         if not mask.any():
             continue
         crossing = mask & (basins[near] != basins[far])
-        ends.append(np.stack([basins[near][crossing], basins[far][crossing]]))
+        ends = basins[near][crossing], basins[far][crossing]
+        pairs.append(np.stack([np.minimum(*ends), np.maximum(*ends)]))
         weights.append(np.minimum(heights[near][crossing], heights[far][crossing]))
-    if not ends:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    order = merge_order(np.concatenate(weights))
-    sources, targets = np.concatenate(ends, axis=1)
-    return sources[order], targets[order]
+    between = group_by_pair(n_basins, np.concatenate(pairs, axis=1), np.concatenate(weights))
+    return tuple(between.edges[merge_order(between.maximum)].T)
 
 
 def _join_basins(
