@@ -34,7 +34,7 @@ refresh-notebooks: $(VENV)/.requirements
 	done
 
 test: $(VENV)/.requirements-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 tests notebooks
 
 lint: $(VENV)/.requirements-dev
 	$(BIN)/ruff check .

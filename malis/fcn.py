@@ -1,6 +1,6 @@
 """The plain convolutional network of the 2009 experiments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -8,10 +8,11 @@ from unet.geometry import Size, per_axis, plain_geometry
 from unet.network import FullyConvolutional
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class PlainCNN(FullyConvolutional):
-    """A few layers of valid convolutions with logistic units, and one output map per offset.
+    """A few layers of valid convolutions with sigmoid units, and one output map per offset.
 
     The defaults with ``ndim=3, n_affinities=3`` are the network of Turaga et al. (2009): four
     layers of 5x5x5 filters with five feature maps between them, so that each affinity is judged
@@ -31,8 +32,9 @@ class PlainCNN(FullyConvolutional):
         Feature maps of the ``n_layers - 1`` hidden layers.
     kernel_size : int or (ndim,) sequence of int
         Odd size of the filters.
-    activation : callable
-        Makes the units of a hidden layer: `nn.Sigmoid` as in 2009, `nn.Tanh`, `nn.ReLU`.
+    activation : {"tanh", "sigmoid", "relu"}
+        Units of the hidden layers. The paper's logistic function is "sigmoid"; "tanh" is the same
+        curve, shifted and scaled to be odd, and starts to learn much sooner.
 
     Raises
     ------
@@ -55,7 +57,7 @@ class PlainCNN(FullyConvolutional):
         features: int | Sequence[int] = 5,
         kernel_size: Size = 5,
         *,
-        activation: Callable[[], nn.Module] = nn.Sigmoid,
+        activation: str = "tanh",
     ) -> None:
         if ndim not in _CONV:
             raise ValueError(f"ndim must be 2 or 3, got {ndim}")
@@ -66,6 +68,10 @@ class PlainCNN(FullyConvolutional):
             raise ValueError(
                 f"features needs {n_layers - 1} entries (n_layers - 1), got {len(hidden)}"
             )
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+            )
         kernel = per_axis(kernel_size, ndim, "kernel_size")
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"kernel_size must be odd, so that it has a centre, got {kernel}")
@@ -73,7 +79,7 @@ class PlainCNN(FullyConvolutional):
 
         layers: list[nn.Module] = []
         for below, width in zip([in_channels, *hidden], hidden, strict=False):
-            layers += [_CONV[ndim](below, width, kernel), activation()]
+            layers += [_CONV[ndim](below, width, kernel), ACTIVATIONS[activation]()]
         layers.append(_CONV[ndim]([in_channels, *hidden][-1], n_affinities, kernel))
         self.layers = nn.Sequential(*layers)
 

@@ -50,7 +50,7 @@ def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") ->
     Parameters
     ----------
     name : str
-        File name without suffix.
+        File name without suffix, perhaps in a folder.
     results : dict
         JSON-able.
     device : str
@@ -61,8 +61,8 @@ def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") ->
     Path
         Written under a temporary name and renamed; an earlier result of that name is replaced.
     """
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".json.part")
     part.write_text(json.dumps({"environment": environment(device), **results}, indent=1) + "\n")
     part.replace(path)

@@ -144,7 +144,7 @@ class TestModels:
             ({"depth": 2, "wf": 3}, UNet(depth=3, wf=3)),
             ({"depth": 3, "wf": 3}, UNet(depth=3, wf=3, padding=True)),
             ({"depth": 2, "wf": 2}, UNet(depth=2, wf=2, pool_sizes=[(1, 2)])),
-            ({}, PlainCNN(activation=nn.ReLU)),
+            ({}, PlainCNN(activation="relu")),
         ],
     )
     def test_arguments_of_another_network(self, tmp_path, arguments, network):

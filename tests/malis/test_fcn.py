@@ -30,7 +30,7 @@ def test_sizes():
 
 
 def test_the_wider_network_of_later_experiments():
-    net = PlainCNN(n_layers=6, features=(8, 32, 32, 32, 8), activation=nn.ReLU)
+    net = PlainCNN(n_layers=6, features=(8, 32, 32, 32, 8), activation="relu")
     widths = [layer.out_channels for layer in net.layers if isinstance(layer, nn.Conv2d)]
     assert widths == [8, 32, 32, 32, 8, 2]
     assert not isinstance(net.layers[-1], nn.ReLU)
@@ -49,7 +49,7 @@ def test_it_learns_an_edge_filter():
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[0] > 0.65
+    assert losses[0] > 0.6
     assert losses[-1] < 0.2
 
 

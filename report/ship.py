@@ -1,0 +1,35 @@
+"""Put a trained network where readers find it: ``python -m report.ship synthetic unet-both 0``.
+
+Copies the model of a finished run of `report.experiments` to ``data/models/<data>.model`` (weights
+in float16) and its card, with split, steps, seed and scores, to ``data/models/<data>.json``.
+"""
+
+import argparse
+import json
+import shutil
+
+from malis.checkpoint import load_model
+from report.configurations import DATA, METHODS
+from report.experiments import WORK
+from report.record import ROOT
+
+MODELS = ROOT / "data" / "models"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", choices=DATA)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("seed", type=int)
+    options = parser.parse_args()
+    source = WORK / f"{options.data}-{options.method}-{options.seed}.model"
+    card = load_model(source).card
+    MODELS.mkdir(exist_ok=True)
+    shutil.copyfile(source, MODELS / f"{options.data}.model")
+    (MODELS / f"{options.data}.json").write_text(json.dumps(card, indent=1) + "\n")
+    print(f"{MODELS / options.data}.model")
+
+
+if __name__ == "__main__":
+    main()
