@@ -265,18 +265,18 @@ class _Rounds:
     def melt(self, ends: _EdgeEnds) -> None:
         """Let the supervertices of the last round melt along the edges that they have picked."""
         first, last = self.firsts[-2:]
-        key = self.key[first:last]
+        key, far, parent = (x[first:last] for x in (self.key, self.far, self.parent))
+        own = torch.arange(first, last, dtype=torch.int32, device=key.device)
         finished = key == FINISHED
-        own = torch.arange(last - first, dtype=torch.int32, device=key.device)
 
         # Of the two supervertices that the picked edge joins, the one that is not the own one.
         one, other = ends(edge_numbers(key).masked_fill_(finished, 0))
-        far = self.component.index_select(0, one) + self.component.index_select(0, other)
-        far = torch.where(finished, own, far.sub_(2 * first).sub_(own))
-        mutual = far.index_select(0, far) == own
+        both = self.component.index_select(0, one) + self.component.index_select(0, other)
+        torch.where(finished, own, both.sub_(own), out=far)
+        mutual = self.far.index_select(0, far) == own
         root = mutual & (own <= far)
 
-        top = torch.where(root, own, far)
+        top = torch.where(root, own, far).sub_(first)
         while True:  # a jump doubles the distance; one in two is checked, as that waits for a GPU
             top = top.index_select(0, top)
             above = top.index_select(0, top)
@@ -285,7 +285,6 @@ class _Rounds:
             top = above
 
         number = (root & ~finished).cumsum(0, dtype=torch.int32).add_(last - 1)
-        self.far[first:last] = far + first
-        self.parent[first:last] = torch.where(finished, own + first, number.index_select(0, top))
+        torch.where(finished, own, number.index_select(0, top), out=parent)
         self.component = self.parent.index_select(0, self.component)
         self.firsts.append(int(number[-1]) + 1)

@@ -108,6 +108,7 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     none = len(parent)
     own = torch.arange(none, dtype=torch.int32, device=parent.device)
     mutual = far.index_select(0, far) == own  # finished ones too: they are their own far end
+    # Every edge has one owner: of two supervertices that have picked it, the higher number.
     owners = (~mutual | (far < own)).nonzero().squeeze(1)
     keys, order = key.index_select(0, owners).sort()
     owners = owners.index_select(0, order)
@@ -119,14 +120,16 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     pick_ranks.scatter_(0, owners, ranks)
     pick_ranks.scatter_(0, mates.to(torch.int64), ranks)
 
+    # Climb to the first ancestor that picks a weaker edge. Up to here a merge's rank is its place.
     chains = parent.index_select(0, owners)
     weaker = (pick_ranks.index_select(0, chains) < ranks).nonzero().squeeze(1)
     while len(weaker):
         higher = parent.index_select(0, chains.index_select(0, weaker))
         chains.scatter_(0, weaker, higher)
-        again = pick_ranks.index_select(0, higher) < weaker  # a merge's rank is its place here
+        again = pick_ranks.index_select(0, higher) < weaker
         weaker = weaker.index_select(0, again.nonzero().squeeze(1))
 
+    # Chain by chain; the sort is stable, so Kruskal's order stays within a chain.
     chains, ranks = chains.sort(stable=True)
     mates = mates.index_select(0, ranks)
     starts = (mates != none).nonzero().squeeze(1)
@@ -236,16 +239,15 @@ def _core_sizes(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> tuple[
     n = hierarchy.n_vertices
     sizes = weights.new_zeros(len(hierarchy.parent) + 1)
     sizes[:n] = weights
-    before = torch.empty_like(merges.owners)
-    chain_ends = merges.starts[1:] - 1
+    # Of one chain after the other, before every merge; only differences within a chain matter.
+    sums = torch.zeros(len(merges) + 1, dtype=torch.int64, device=weights.device)
     for round_, (low, high) in enumerate(pairwise(merges.bounds), start=1):
         first, last = hierarchy.firsts[round_ : round_ + 2]
         added = sizes.index_select(0, merges.owners[low:high])
         added += sizes.index_select(0, merges.mates[low:high])
-        sums = added.cumsum(0, dtype=torch.int32)
-        ends = sums.index_select(0, chain_ends[first - n : last - n] - low)
-        begins = torch.cat([ends.new_zeros(1), ends[:-1]])
-        sizes[first:last] = ends - begins
-        chains = merges.chains[low:high] - first
-        torch.sub(sums - added, begins.index_select(0, chains), out=before[low:high])
-    return sizes, before
+        torch.cumsum(added, 0, out=sums[low + 1 : high + 1])
+        sums[low + 1 : high + 1] += sums[low]
+        at_start = sums.index_select(0, merges.starts[first - n : last - n + 1])
+        torch.sub(at_start[1:], at_start[:-1], out=sizes[first:last])
+    at_start = sums.index_select(0, merges.starts).index_select(0, merges.chains - n)
+    return sizes, (sums[:-1] - at_start).to(torch.int32)
