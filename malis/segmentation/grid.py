@@ -11,7 +11,13 @@ import numpy as np
 import torch
 
 from malis.affinity import edge_slices
-from malis.checks import Array, Offsets, check_affinity_shape, check_offsets
+from malis.checks import (
+    Array,
+    Offsets,
+    check_affinity_shape,
+    check_offsets,
+    check_unit_interval,
+)
 
 
 class Edges(NamedTuple):
@@ -58,28 +64,19 @@ def read_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np
     offsets = check_offsets(offsets)
     check_affinity_shape(affinities.shape, offsets, batched=False)
     if isinstance(affinities, torch.Tensor):
-        floating = affinities.is_floating_point()
-        rounding = 4 * torch.finfo(affinities.dtype).eps if floating else 0
-    else:
-        floating = np.issubdtype(affinities.dtype, np.floating)
-        rounding = 4 * float(np.finfo(affinities.dtype).eps) if floating else 0
-    if not floating:
-        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-    if isinstance(affinities, torch.Tensor):
+        if not affinities.is_floating_point():
+            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+        epsilon = torch.finfo(affinities.dtype).eps
         values = affinities.detach().to("cpu", torch.float32).numpy()
     else:
+        if not np.issubdtype(affinities.dtype, np.floating):
+            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+        epsilon = float(np.finfo(affinities.dtype).eps)
         values = affinities.astype(np.float32, copy=False)
     for channel, near, _ in all_edges(values.shape[1:], offsets):
-        view = values[channel][near]
-        if view.size == 0:
-            continue
-        low, high = float(view.min()), float(view.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"affinities of channel {channel} hold NaN or infinity")
-        if low < -rounding or high > 1 + rounding:
-            raise ValueError(
-                f"affinities must lie in [0, 1], channel {channel} reaches from {low:g} to {high:g}"
-            )
+        existing = values[channel][near]
+        if existing.size:
+            check_unit_interval(float(existing.min()), float(existing.max()), epsilon)
     return values, offsets
 
 
