@@ -1,16 +1,18 @@
 """How long the pair counts take: against the plain form, over sizes, and over numbers of labels.
 
-    python -m benchmarks.loss            all of it; writes report/results/benchmark_loss.json
-    python -m benchmarks.loss --quick    small sizes only, writes nothing
+    python -m benchmarks.loss                  all of it; writes report/results/benchmark_loss.json
+    python -m benchmarks.loss --quick          small sizes only, writes nothing
+    python -m benchmarks.loss --device cuda    the tensor operations on a GPU instead, all of
+                                               `benchmarks.parallel_loss`
 
 The yardstick is Higra's own call, made twice as the two passes demand: ``hg.bpt_canonical(graph,
-weights)`` on a graph object, with the weights of either pass. It includes neither the making of the
-graph nor any counting, which ours do. Times are the least of several runs on one thread; the ratio
-compares two times of the same process.
+weights)`` on a graph object, with the weights of either pass. It includes neither the making of
+the graph nor any counting, which ours do. "pair_counts" is Higra's path, "parallel" the tensor
+form. Times are the least of several runs on one thread; the ratio compares two times of the same
+process.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from benchmarks.clock import memory_of_process
 from malis import MalisLoss, nearest_offsets, pair_counts
 from malis.affinity import affinities_from_labels, gather_edges, grid_edges
 from malis.checks import check_offsets
@@ -108,7 +111,8 @@ def plain_calls(graph: hg.UndirectedGraph, weights: list[np.ndarray]) -> None:
 
 def loss_and_gradient(affinities: torch.Tensor, labels: torch.Tensor) -> None:
     """Compute the constrained loss and its gradient."""
-    MalisLoss(nearest_offsets(labels.ndim - 1))(affinities, labels).backward()
+    loss = MalisLoss(nearest_offsets(labels.ndim - 1), backend="higra")
+    loss(affinities, labels).backward()
 
 
 def compare_sizes(sizes: list[tuple[int, ...]], repeats: int) -> list[dict]:
@@ -119,15 +123,15 @@ def compare_sizes(sizes: list[tuple[int, ...]], repeats: int) -> list[dict]:
         batch = torch.from_numpy(affinities[None]).requires_grad_(), torch.from_numpy(labels[None])
         runs = repeats if labels.size > 300_000 else 3 * repeats
         plain = least_time(partial(plain_calls, *plain_graph(affinities, labels)), runs)
-        counts = least_time(
-            partial(pair_counts, affinities, labels, nearest_offsets(labels.ndim)), runs
-        )
+        count = partial(pair_counts, affinities, labels, nearest_offsets(labels.ndim))
+        counts = least_time(partial(count, backend="higra"), runs)
         rows.append(
             {
                 "shape": shape,
                 "edges": count_edges(shape),
                 "two_bpt_canonical_s": plain,
                 "pair_counts_s": counts,
+                "pair_counts_parallel_s": least_time(partial(count, backend="parallel"), runs),
                 "loss_and_gradient_s": least_time(partial(loss_and_gradient, *batch), runs),
                 "ratio": counts / plain,
                 "phases_s": phases(affinities, labels),
@@ -168,7 +172,8 @@ def compare_label_numbers(shape: tuple[int, ...], repeats: int) -> list[dict]:
     rows = []
     for n_labels in LABEL_NUMBERS:
         affinities, labels = make_case(shape, n_labels)
-        count = partial(pair_counts, affinities, labels, nearest_offsets(len(shape)))
+        offsets = nearest_offsets(len(shape))
+        count = partial(pair_counts, affinities, labels, offsets, backend="higra")
         row = {
             "shape": shape,
             "labels": len(np.unique(labels)),
@@ -204,15 +209,16 @@ def peak_of_one_count(kind: str, path: str) -> int:
     affinities, labels = case["affinities"], case["labels"]
     known = np.ones(affinities.shape, dtype=bool)
     known.ravel()[::20] = False
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory_of_process()["VmRSS"]
     pair_counts(
         affinities,
         labels,
         nearest_offsets(labels.ndim),
         constrained=kind != "unconstrained",
         edge_mask=known if kind == "masked" else None,
+        backend="higra",
     )
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return memory_of_process()["VmHWM"] - before
 
 
 def main() -> None:
@@ -220,10 +226,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes only, write nothing")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each time (default 3)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", nargs=2, metavar=("KIND", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         print(peak_of_one_count(*arguments.peak))
+        return
+    if arguments.device == "cuda":
+        from benchmarks.parallel_loss import measure
+
+        measure("cuda", arguments.quick)
         return
     torch.set_num_threads(1)
     quick = arguments.quick

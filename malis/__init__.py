@@ -2,7 +2,7 @@
 
 ``malis.MalisLoss`` is the constrained all-pairs loss of Funke et al. (2019), ``malis.MaximinLoss``
 the sampled one of Turaga et al. (2009); ``malis.pair_counts`` and ``malis.maximin_edges`` are what
-they are built from.
+they are built from. ``malis.segment`` turns predicted affinities into labels.
 """
 
 from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
@@ -10,6 +10,7 @@ from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts, rand_error
+from malis.segmentation import segment
 
 __all__ = [
     "AffinityCrossEntropy",
@@ -23,4 +24,5 @@ __all__ = [
     "nearest_offsets",
     "pair_counts",
     "rand_error",
+    "segment",
 ]

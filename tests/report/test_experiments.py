@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cremi_eval import Volume
+from cremi_eval.io import CremiFile
+from malis.checkpoint import load_model
+from malis.dataset import SectionSplit
+from report import configurations, experiments, record
+
+
+@pytest.fixture
+def small_world(tmp_path, monkeypatch):
+    """A volume of six small sections, and a grid that knows only that volume."""
+    rng = np.random.default_rng(0)
+    seeds = rng.random((6, 96, 96)) > 0.997
+    nearest = ndimage.distance_transform_edt(~seeds, (100, 1, 1), return_indices=True)[1]
+    labels = (np.arange(seeds.size).reshape(seeds.shape)[tuple(nearest)] + 1).astype(np.uint64)
+    borders = (np.diff(labels, axis=1, prepend=labels[:, :1]) != 0) * 120
+    raw = np.clip(180 - borders + rng.normal(0, 10, labels.shape), 0, 255).astype(np.uint8)
+    path = tmp_path / "small.hdf"
+    with CremiFile(path, "w") as file:
+        file.write_raw(Volume(raw, (40.0, 4.0, 4.0)))
+        file.write_neuron_ids(Volume(labels, (40.0, 4.0, 4.0)))
+    data = configurations.Data(
+        str(path), SectionSplit(range(3), range(3, 4), range(4, 6)), "made for a test"
+    )
+    monkeypatch.setitem(configurations.DATA, "small", data)
+    monkeypatch.setattr(experiments, "PATCH", (48, 48))
+    return tmp_path
+
+
+def test_a_run_trains_scores_and_keeps_its_model(small_world):
+    results = experiments.run("small", "cnn-2009", seed=0, steps=3, work=small_world / "work")
+    json.dumps(results)
+    assert results["steps"] == len(results["learning_curve"]["step"]) == 3
+    for part in results["scores"].values():
+        assert len(part["sections"]) == 2
+        assert part["mean"]["cremi_score"] > 0
+    model = load_model(small_world / "work" / "small-cnn-2009-0.model")
+    assert model.card["scores"] == results["scores"]
+
+    again = experiments.run("small", "cnn-2009", seed=0, steps=3, work=small_world / "work")
+    assert again["scores"] == results["scores"]
+
+
+def test_sets_of_sections_do_not_overlap():
+    for data in configurations.DATA.values():
+        train, validation, test = (set(part) for part in vars(data.split).values())
+        assert train and validation and test
+        assert not (train & validation or train & test or validation & test)
+
+
+def test_the_learning_rate_falls_from_its_peak_to_nothing():
+    rate = configurations.Decay(0.5, 100)
+    rates = [rate(step) for step in range(1, 102)]
+    assert rates[0] == 0.5
+    assert rates == sorted(rates, reverse=True)
+    assert abs(rates[-1]) < 1e-12
+
+
+def test_results_say_where_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    path = record.write_results("folder/name", {"answer": 42})
+    content = json.loads(path.read_text())
+    assert content["answer"] == 42
+    assert {"date", "revision", "device", "processor", "versions"} <= set(content["environment"])
+    assert list(path.parent.iterdir()) == [path]
