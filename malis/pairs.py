@@ -76,8 +76,8 @@ def pair_counts(
     backend : {"auto", "higra", "parallel"}
         How the trees are built: one edge after the other by Higra on the host, or as tensor
         operations on the device of the affinities (see `malis.parallel`), with the same result.
-        "auto" is "parallel" on a CUDA device and for samples of at least 2^19 voxels, where it is
-        the faster one on a CPU too; else "higra".
+        "auto" is "parallel" on a CUDA device, and on a CPU for constrained counts without masks
+        of samples of at least 2^19 voxels, where it is the faster one there too; else "higra".
 
     Returns
     -------
@@ -115,7 +115,8 @@ def pair_counts(
     """
     offsets = check_offsets(offsets)
     ndim = offsets.shape[1]
-    if choose_backend(backend, affinities, offsets) == "parallel":
+    general = not constrained or edge_mask is not None or labelled_mask is not None
+    if choose_backend(backend, affinities, offsets, general=general) == "parallel":
         return parallel_pair_counts(
             affinities, labels, offsets, constrained, edge_mask, labelled_mask
         )

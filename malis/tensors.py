@@ -22,18 +22,24 @@ BACKENDS = ("auto", "higra", "parallel")
 PARALLEL_ON_CPU = range(2**19, 2**29)  # voxels of a sample
 
 
-def choose_backend(backend: str, affinities: Array, offsets: np.ndarray) -> str:
+def choose_backend(
+    backend: str, affinities: Array, offsets: np.ndarray, *, general: bool = False
+) -> str:
     """Say which backend "auto" is: the faster one for these affinities.
 
     On a CUDA device that is "parallel". On one thread of a CPU, the parallel form takes 0.5 to 0.8
     of Higra's time for samples of 2^19 voxels and more (and a third more memory); they are even at
-    64^3, and below Higra is faster. ``benchmarks/parallel_loss.py`` measures it.
+    64^3, and below Higra is faster. For masks and the unconstrained form, Higra stays the choice on
+    a CPU, because the parallel form would take more than 100 bytes an edge.
+    ``benchmarks/parallel_loss.py`` measures it.
 
     Parameters
     ----------
     backend : {"auto", "higra", "parallel"}
     affinities : ([B,] C, *spatial) array or tensor
     offsets : (C, ndim) int64 array
+    general : bool
+        Whether masks or the unconstrained form are asked for.
 
     Returns
     -------
@@ -50,7 +56,7 @@ def choose_backend(backend: str, affinities: Array, offsets: np.ndarray) -> str:
         return backend
     on_cuda = isinstance(affinities, Tensor) and affinities.is_cuda
     large = math.prod(affinities.shape[-offsets.shape[1] :]) in PARALLEL_ON_CPU
-    return "parallel" if on_cuda or large else "higra"
+    return "parallel" if on_cuda or (large and not general) else "higra"
 
 
 def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from malis import nearest_offsets, pair_counts, rand_error
+from malis import malis_weights, nearest_offsets, pair_counts, rand_error
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.pairs import count_label_pairs
 
@@ -154,6 +154,20 @@ def test_counts_above_32_bits_are_exact():
     assert negative[0, 1, 7, 9] == 2**36
     assert negative.sum() == 2**36
     assert positive.sum() == 2 * (2**18 * (2**18 - 1) // 2)
+
+
+def test_counts_of_2_to_the_46_pairs_are_exact_and_their_weights_finite():
+    n_voxels = 2**24  # as many as 256^3, in a row of two objects
+    affinities = np.full((1, n_voxels), 0.9, dtype=np.float32)
+    affinities[0, n_voxels // 2] = 0.1
+    labels = np.repeat(np.array([1, 2], dtype=np.uint8), n_voxels // 2)
+    positive, negative = pair_counts(affinities, labels, [(-1,)])
+    assert negative[0, n_voxels // 2] == negative.sum() == 2**46
+    assert positive.sum() == 2 * (2**23 * (2**23 - 1) // 2)
+    batch = torch.from_numpy(affinities)[None], torch.from_numpy(labels)[None]
+    for weights in malis_weights(*batch, [(-1,)], normalise="none"):
+        assert weights.dtype == torch.float32
+        assert weights.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
