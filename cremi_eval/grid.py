@@ -62,9 +62,10 @@ def crop_to(raw: Volume, labels: Volume, names: tuple[str, str] = ("raw", "label
     ------
     ValueError
         If the resolutions disagree, the labels reach beyond the raw volume, or begin between
-        two of its voxels.
+        two of its voxels; or if both begin in one place but differ in shape: padding surrounds.
     """
-    if tuple(raw.data.shape) == tuple(labels.data.shape):
+    same_shape = tuple(raw.data.shape) == tuple(labels.data.shape)
+    if same_shape or np.allclose(raw.offset, labels.offset):
         check_same_grid(raw, labels, names)
         return raw
     resolution = np.asarray(raw.resolution, float)

@@ -333,11 +333,13 @@ def test_confidence_levels(tmp_path):
         assert file.read_neuron_ids_confidence() == {0: [7, 8], 1: [9]}
 
 
-def test_raw_and_labels_of_different_shape_are_refused(tmp_path):
+@pytest.mark.parametrize("shape", [(3, 20, 31), (3, 20, 29)])
+def test_raw_and_labels_of_different_shape_are_refused(tmp_path, shape):
     with CremiFile(tmp_path / "a.hdf", "w") as file:
         file.write_raw(raw_volume(shape=(3, 20, 30)))
-        file.write_neuron_ids(label_volume(shape=(3, 20, 31)))
-    with pytest.raises(ValueError, match=r"a\.hdf: /volumes/raw .*does not cover /volumes/labels"):
+        file.write_neuron_ids(label_volume(shape=shape))
+    message = rf"a\.hdf: /volumes/raw has shape .*, but .* has shape \(3, 20, {shape[-1]}\)"
+    with pytest.raises(ValueError, match=message):
         read_raw_and_labels(tmp_path / "a.hdf")
 
 

@@ -102,4 +102,10 @@ def test_a_padded_raw_volume_is_cropped_to_its_labels():
         with pytest.raises(ValueError, match="does not cover"):
             crop_to(raw, counting((2, 3, 4), resolution=(40, 4, 4), offset=offset))
     with pytest.raises(ValueError, match="does not cover"):
-        crop_to(raw, counting((2, 3, 4), resolution=(50, 4, 4)))
+        crop_to(raw, counting((2, 3, 4), resolution=(50, 4, 4), offset=(50, 8, 12)))
+
+
+def test_a_smaller_labels_volume_that_begins_where_raw_does_is_no_padding():
+    raw = counting((4, 8, 8), resolution=(40, 4, 4))
+    with pytest.raises(ValueError, match=r"raw has shape .* but labels has shape \(4, 8, 7\)"):
+        crop_to(raw, counting((4, 8, 7), resolution=(40, 4, 4)))
