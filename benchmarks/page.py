@@ -1,0 +1,148 @@
+"""Write ``benchmarks/README.md`` from the measured results: ``python -m benchmarks.page``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from report.record import RESULTS
+
+PAGE = Path(__file__).parent / "README.md"
+TEXT = """# How fast it is
+
+This page is written by `python -m benchmarks.page` from the files in `report/results`; each names
+its machine, versions and date. Compare ratios rather than seconds: both times of a ratio come from
+one process.
+
+## Pair counts and loss
+
+`python -m benchmarks.loss` ({processor}, one thread, {date}).
+
+The yardstick is what the two passes cost when they are built the plain way, with
+`hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
+everything from affinities and labels to counts; "loss" adds the gradient. "Higra" is the sequential
+path, "tensors" the data-parallel form of `malis.parallel` on the same thread; `backend="auto"`
+takes the tensors from 2^19 voxels on. The last column divides by two calls on the affinities as
+they are, which have fewer ties than those of the passes.
+
+{sizes}
+
+![Time over edges and over labels](../report/figures/cost.png)
+
+The number of labels does not matter, because no table of labels is made ({labels_shape} voxels):
+
+{labels}
+
+Peak memory of a fresh process at {memory_shape} voxels, beyond what it held before, Higra path:
+{memory}.
+
+**Where the time goes** at {phases_shape}, Higra path: {phases}. The tree is Higra's union-find: one
+random access after another, bound by memory latency. What was saved on the way there: one tree
+instead of two; a radix sort over 16-bit halves instead of a comparison sort; no graph object and no
+spanning-tree graph; sums of sizes instead of a table of nodes times labels; maxima over ranges of a
+line instead of lowest common ancestors.
+
+## Tensor operations
+
+`python -m benchmarks.loss --device cuda` measures `malis.parallel` on a GPU and checks that it
+equals the CPU. No GPU was at hand when this page was written, so there is no such figure. On one
+CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`):
+{parallel}.
+
+## Scores and segmentation
+
+[EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
+`python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
+"""
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> str:
+    """Write a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a time in ms, with about three digits."""
+    return f"{1000 * seconds:.3g}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
+
+
+def shape_of(row: dict[str, Any]) -> str:
+    """Write a shape as 128 x 128, without a batch of one."""
+    return " x ".join(str(size) for size in row["shape"] if size > 1)
+
+
+def main() -> None:
+    """Write the page."""
+    loss = json.loads((RESULTS / "benchmark_loss.json").read_text())
+    parallel = json.loads((RESULTS / "benchmark_parallel_cpu.json").read_text())
+    sizes = [
+        [
+            shape_of(row),
+            milliseconds(row["two_bpt_canonical_s"]),
+            milliseconds(row["pair_counts_s"]),
+            milliseconds(row["pair_counts_parallel_s"]),
+            milliseconds(row["loss_and_gradient_s"]),
+            f"{better / row['two_bpt_canonical_s']:.2f}",
+            f"{better / row['two_bpt_canonical_of_unaltered_affinities_s']:.2f}",
+        ]
+        for row in loss["sizes"]
+        for better in [min(row["pair_counts_s"], row["pair_counts_parallel_s"])]
+    ]
+    labels = [
+        [
+            row["labels"],
+            milliseconds(row["constrained_s"]),
+            milliseconds(row["unconstrained_s"]),
+            milliseconds(row["plain_form_s"]) if "plain_form_s" in row else "table too large",
+        ]
+        for row in loss["labels"]
+    ]
+    largest = max(loss["sizes"], key=lambda row: row["edges"])
+    phases = {**largest["phases_s"]}
+    phases["counting"] = max(0.0, largest["pair_counts_s"] - sum(phases.values()))
+    PAGE.write_text(
+        TEXT.format(
+            processor=loss["environment"]["processor"],
+            date=loss["environment"]["date"][:10],
+            sizes=table(
+                [
+                    "voxels",
+                    "two `bpt_canonical` (ms)",
+                    "counts, Higra (ms)",
+                    "counts, tensors (ms)",
+                    "loss + gradient, Higra (ms)",
+                    "better : two calls",
+                    "better : two calls, affinities unaltered",
+                ],
+                sizes,
+            ),
+            labels_shape=shape_of(loss["labels"][0]),
+            labels=table(
+                ["labels", "constrained (ms)", "unconstrained (ms)", "plain form, with table (ms)"],
+                labels,
+            ),
+            memory_shape=shape_of(loss["memory"][0]),
+            memory=", ".join(
+                f"{row['kind']} {row['bytes_per_edge']:.0f} bytes an edge" for row in loss["memory"]
+            ),
+            phases_shape=shape_of(largest),
+            phases=", ".join(f"{name} {milliseconds(s)} ms" for name, s in phases.items()),
+            parallel=parallel_text(parallel),
+        )
+    )
+    print(PAGE)
+
+
+def parallel_text(results: dict[str, Any]) -> str:
+    """Say how many times as fast as two plain calls the tensor form is, and its peak memory."""
+    times = [
+        f"{shape_of(case)} voxels {case['times_as_fast']:.1f} times as fast as the two calls"
+        for case in results["cases"]
+        if case["source"] == "FIB-25"
+    ]
+    bytes_per_edge = results["memory"]["constrained_bytes_per_edge"]
+    return f"{'; '.join(times)}; peak memory {bytes_per_edge:.0f} bytes an edge"
+
+
+if __name__ == "__main__":
+    main()
