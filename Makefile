@@ -3,6 +3,10 @@
 # make lint        check style and formatting
 # Each target makes its own virtual environment in .venv and is quick once that exists.
 
+# Threads that wait for each other sleep. Spinning, the default, makes training on a machine with
+# other work to do ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
