@@ -7,8 +7,8 @@ Voronoi cells with derived affinities (`report.derived_affinities`). Sections: f
 whole hierarchy by mean linkage. Blocks: region graph and whole hierarchy of given fragments, by
 every linkage; waterz gets the same affinities and fragments and works for one threshold. Every
 measurement has a process of its own on one thread, ours and waterz' by turns; times are the least
-of several, memory is the peak of the whole process, affinities and fragments included. waterz'
-compilation is not counted.
+of several; memory is the peak of the process, affinities and fragments included, less the
+interpreter and its modules. waterz' compilation is not counted.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from malis.segmentation import agglomerate, best_threshold, fragments
 from report.derived_affinities import derive_affinities
 from report.record import write_results
 from report.segmentation_quality import LINKAGES, RUNNER, WATERZ_FUNCTIONS, waterz_version
-from report.waterz_runner import peak_bytes
+from report.waterz_runner import memory_bytes
 
 SECTIONS = [(256, 256), (512, 512), (1250, 1250), (2048, 2048)]
 BLOCKS = [(16, 256, 256), (32, 256, 256), (32, 512, 512), (64, 512, 512)]
@@ -54,6 +54,7 @@ def make_case(folder: Path, shape: tuple[int, ...]) -> None:
 
 def measure(folder: Path, task: str, repeats: int) -> dict[str, Any]:
     """Do a task several times, in this process; return the seconds and the peak memory."""
+    start_bytes = memory_bytes()
     affinities = np.load(folder / "affinities.npy")
     offsets = nearest_offsets(affinities.ndim - 1)
     pieces = np.load(folder / "fragments.npy")
@@ -77,7 +78,7 @@ def measure(folder: Path, task: str, repeats: int) -> dict[str, Any]:
         start = time.perf_counter()
         tasks[task]()
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "peak_bytes": peak_bytes()}
+    return {"seconds": seconds, "memory_bytes": memory_bytes(peak=True) - start_bytes}
 
 
 def measure_ours(folder: Path, task: str, repeats: int) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def measure_waterz(python: str, folder: Path, function: str, repeats: int) -> di
     with np.load(target) as results:
         return {
             "seconds": results[f"{function}_seconds"].tolist(),
-            "peak_bytes": int(results["peak_bytes"]),
+            "memory_bytes": int(results["memory_bytes"]),
         }
 
 
@@ -112,9 +113,9 @@ def by_turns(measurements: dict[str, Callable[[], dict]], rounds: int) -> dict[s
     for _ in range(rounds):
         for name, work in measurements.items():
             new = work()
-            old = results.setdefault(name, {"seconds": [], "peak_bytes": 0})
+            old = results.setdefault(name, {"seconds": [], "memory_bytes": 0})
             old["seconds"] += new["seconds"]
-            old["peak_bytes"] = max(old["peak_bytes"], new["peak_bytes"])
+            old["memory_bytes"] = max(old["memory_bytes"], new["memory_bytes"])
     for result in results.values():
         result["least_s"] = min(result["seconds"])
     return results
@@ -136,7 +137,7 @@ def compare(shape: tuple[int, ...], waterz_python: str | None, rounds: int) -> d
                 )
         results = by_turns(work, rounds)
     for name, result in results.items():
-        result["peak_per_affinity_byte"] = result["peak_bytes"] / n_bytes
+        result["memory_per_affinity_byte"] = result["memory_bytes"] / n_bytes
         if f"waterz_{name}" in results:
             result["times_waterz"] = result["least_s"] / results[f"waterz_{name}"]["least_s"]
     row = {"shape": shape, "affinity_bytes": n_bytes, "fragments": n_fragments, "tasks": results}
@@ -149,7 +150,7 @@ def print_row(row: dict[str, Any]) -> None:
     print(f"{row['shape']}, {row['fragments']} fragments")
     for name, result in row["tasks"].items():
         ratio = f"{result['times_waterz']:.2f} of waterz" if "times_waterz" in result else ""
-        memory = f"{result['peak_per_affinity_byte']:.1f}x affinities"
+        memory = f"{result['memory_per_affinity_byte']:.1f}x affinities"
         print(f"  {name:22} {result['least_s']:8.3f} s  {memory:20} {ratio}", flush=True)
 
 

@@ -8,7 +8,8 @@ project, so this file runs on its own, with NumPy and waterz only:
 IN holds ``affinities`` (3, z, y, x), ``fragments`` (z, y, x) labelled 1 ... N, ``thresholds`` (T,)
 (merge while the affinity is above), ``functions`` (names of `FUNCTIONS`) and ``repeats``. OUT holds
 for each function ``<name>_regions`` (T, N), the region of every fragment at every threshold, and
-``<name>_seconds`` (repeats,); ``peak_bytes`` is the most memory that the process had.
+``<name>_seconds`` (repeats,); ``memory_bytes`` is the most memory that the process had, less what
+it had before it read IN.
 """
 
 import os
@@ -29,13 +30,13 @@ FUNCTIONS = {
 }
 
 
-def peak_bytes() -> int:
-    """Return the most memory that this process has had, on Linux.
+def memory_bytes(peak: bool = False) -> int:
+    """Return the resident memory of this process, now or at its peak, on Linux.
 
     Not from `getrusage`, whose value starts with the memory of the process that started this one.
     """
     status = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in status if line.startswith("VmHWM:"))
+    (line,) = (line for line in status if line.startswith("VmHWM:" if peak else "VmRSS:"))
     return int(line.split()[1]) * 1024
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     """Read IN, run every function, write OUT."""
     import waterz
 
+    start_bytes = memory_bytes()
     data = np.load(sys.argv[1])
     affinities, fragments = data["affinities"], data["fragments"].astype(np.uint64)
     thresholds = [1 - float(threshold) for threshold in data["thresholds"]]
@@ -68,7 +70,7 @@ def main() -> None:
         order = np.argsort(np.argsort(thresholds, kind="stable"), kind="stable")
         results[f"{name}_regions"] = np.stack(regions)[order]
         results[f"{name}_seconds"] = np.array(seconds)
-    results["peak_bytes"] = np.array(peak_bytes())
+    results["memory_bytes"] = np.array(memory_bytes(peak=True) - start_bytes)
     np.savez(sys.argv[2], **results)
 
 

@@ -33,22 +33,28 @@ def compact(labels: Array, name: str = "labels") -> tuple[np.ndarray, np.ndarray
     labels = as_numpy(labels)
     if labels.size == 0:
         return np.zeros(labels.shape, np.int32), np.zeros(0, labels.dtype)
-    low, high = int(labels.min()), int(labels.max())
+    flat = labels.ravel()
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)  # of runs of one label
+    runs = flat[starts]
+    low, high = int(runs.min()), int(runs.max())
     if low < 0:
         raise ValueError(f"{name} must not be negative, got {low}")
     if high > 4 * labels.size + 1024:  # a table of all possible labels would be too large
-        ids, numbers = np.unique(labels, return_inverse=True)
+        ids, numbers = np.unique(runs, return_inverse=True)
         first = int(ids[0] != 0)
-        return (numbers + first).astype(np.int32).reshape(labels.shape), ids[1 - first :]
-    present = np.zeros(high + 1, dtype=bool)
-    present[labels] = True
-    present[0] = False
-    number = np.cumsum(present, dtype=np.int32)
-    number[~present] = 0
-    ids = np.flatnonzero(present)
-    if len(ids) == high:
-        return labels.astype(np.int32, copy=False), ids.astype(labels.dtype)
-    return number[labels], ids.astype(labels.dtype)
+        ids, numbers = ids[1 - first :], (numbers + first).astype(np.int32)
+    else:
+        present = np.zeros(high + 1, dtype=bool)
+        present[runs] = True
+        present[0] = False
+        ids = np.flatnonzero(present).astype(labels.dtype)
+        if len(ids) == high:
+            return labels.astype(np.int32, copy=False), ids
+        table = np.cumsum(present, dtype=np.int32)
+        table[0] = 0
+        numbers = table[runs]
+    lengths = np.diff(starts, append=labels.size)
+    return np.repeat(numbers, lengths).reshape(labels.shape), ids
 
 
 def in_kind(labels: np.ndarray, like: Array | torch.device | None) -> Array:
