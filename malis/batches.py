@@ -40,6 +40,7 @@ def load_batches(
     seed: int = 0,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
+    share: slice = slice(None),
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Load the batches of some steps, prepared ahead by worker processes if there are any.
 
@@ -55,6 +56,8 @@ def load_batches(
         Where the batches are wanted.
     num_workers : int
         Processes that load; 0 loads when a batch is asked for.
+    share : slice
+        The part of every batch that is wanted, by default all of it; see `malis.distributed`.
 
     Yields
     ------
@@ -64,7 +67,7 @@ def load_batches(
     """
     loader = DataLoader(
         dataset,
-        batch_sampler=_Steps(steps, batch_size, seed, len(dataset)),
+        batch_sampler=_Steps(steps, share, batch_size, seed, len(dataset)),
         num_workers=num_workers,
         pin_memory=torch.device(device).type == "cuda",
         generator=torch.Generator(),  # else it would draw from torch's own
@@ -80,14 +83,15 @@ def load_batches(
 
 
 class _Steps(Sampler[list[int]]):
-    """The batches of some steps, as the loader's sampler."""
+    """The batches of some steps, or a share of each, as the loader's sampler."""
 
-    def __init__(self, steps: range, *order: int) -> None:
-        self.steps, self.order = steps, order
+    def __init__(self, steps: range, share: slice, *order: int) -> None:
+        self.steps, self.share, self.order = steps, share, order
 
     def __iter__(self) -> Iterator[list[int]]:
         batch_size, seed, length = self.order
-        return (batch_indices(seed, step, batch_size, length) for step in self.steps)
+        batches = (batch_indices(seed, step, batch_size, length) for step in self.steps)
+        return (batch[self.share] for batch in batches)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from malis import checkpoint as files
+from malis import distributed
 from malis.batches import load_batches
 from malis.loss import SumLoss
 
@@ -75,6 +76,7 @@ def train(
     resume: bool = True,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every: int = 500,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
     progress: bool = True,
 ) -> History:
     """Train a network, or go on with a training that was interrupted.
@@ -93,7 +95,7 @@ def train(
     steps : int
         Number of updates, those before a resumption included.
     batch_size : int
-        Patches per step.
+        Patches per step, of all processes together (see `malis.distributed`).
     learning_rate : float or callable
         Constant, or a function of the step (1, 2, ...).
     optimiser : callable
@@ -119,6 +121,9 @@ def train(
         ``validate(network)`` → named numbers; called in evaluation mode, without gradients.
     validate_every : int
         Steps between two validations; there is always one after the last step.
+    log : callable, optional
+        ``log(step, numbers)`` is called after every step, and again with the numbers of a
+        validation under ``validation/<name>``.
     progress : bool
         Show a progress bar.
 
@@ -133,7 +138,8 @@ def train(
         If the checkpoint exists and `resume` is false.
     ValueError
         If the checkpoint is damaged, belongs to another architecture or configuration, or is
-        further than `steps`; or if network and labels disagree in size.
+        further than `steps`; if network and labels disagree in size; or if several processes
+        cannot share a batch equally, or do not find the same checkpoint.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before that step.
     OSError
@@ -145,10 +151,15 @@ def train(
     holds for convolutions and pooling, not for operations without a deterministic form in PyTorch,
     such as the interpolation of ``up_mode="upsample"``. A loss that draws from a generator of its
     own, and not from torch's, does not go on where it stopped.
+
+    In the process group of `malis.distributed` every process trains on its share of each batch, and
+    the first one alone validates, logs, and writes the checkpoint, which all of them must be able
+    to read. The history holds the means of all processes, and the seconds of each.
     """
     if min(steps, batch_size, checkpoint_every, validate_every) < 1:
         raise ValueError("steps, batch_size and both intervals must be at least 1")
     device = choose_device() if device is None else torch.device(device)
+    first, share = distributed.rank() == 0, distributed.share(batch_size)
     network.to(device)
     if isinstance(loss, nn.Module):
         loss.to(device)
@@ -173,23 +184,26 @@ def train(
         done, history = _restore(path, configuration, steps, network, updates)
     elif path is not None and not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of the checkpoint {path} does not exist")
+    distributed.check_equal(done, f"the step at which {path} is", device)
+    replica = distributed.replicate(network)
 
     if num_workers is None:
         num_workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
     left = range(done + 1, steps + 1)
-    batches = load_batches(dataset, left, batch_size, seed, device, num_workers)
-    bar = tqdm(total=steps, initial=done, disable=not progress, unit="step", desc="training")
+    batches = load_batches(dataset, left, batch_size, seed, device, num_workers, share)
+    hidden = not (progress and first)
+    bar = tqdm(total=steps, initial=done, disable=hidden, unit="step", desc="training")
     with _reproducible(device), bar:
         network.train()
         clock = _Clock(device)
         for step, raw, labels in batches:
             clock.lap("data")
-            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            _seed_torch(seed, step)
             for group in updates.param_groups:
                 group["lr"] = rate(step)
             try:
                 numbers = _update(
-                    network, loss, updates, raw, labels, max_gradient_norm, mixed_precision, clock
+                    replica, loss, updates, raw, labels, max_gradient_norm, mixed_precision, clock
                 )
             except FloatingPointError as error:
                 kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
@@ -198,12 +212,17 @@ def train(
             numbers["learning_rate"] = rate(step)
             numbers |= {f"seconds/{part}": seconds for part, seconds in clock.seconds.items()}
             _append(history.training, step, numbers)
+            if log and first:
+                log(step, numbers)
             bar.update()
             bar.set_postfix(loss=f"{np.mean(history.training['loss'][-50:]):.4f}", refresh=False)
 
-            if validate and (step % validate_every == 0 or step == steps):
-                _append(history.validation, step, _validate(network, validate))
-            if path is not None and (step % checkpoint_every == 0 or step == steps):
+            if validate and first and (step % validate_every == 0 or step == steps):
+                numbers = _validate(network, validate)
+                _append(history.validation, step, numbers)
+                if log:
+                    log(step, {f"validation/{name}": value for name, value in numbers.items()})
+            if path is not None and first and (step % checkpoint_every == 0 or step == steps):
                 content = {
                     "kind": files.CHECKPOINT,
                     "step": step,
@@ -214,6 +233,7 @@ def train(
                 }
                 files.write(path, content)
             clock.restart()
+    distributed.wait()
     return history
 
 
@@ -233,6 +253,12 @@ def describe(thing: Any) -> str:
             if not key.startswith("_") and key != "training"
         }
     return re.sub(r" at 0x[0-9a-f]+", "", f"{thing!r} {settings}".strip())
+
+
+def _seed_torch(seed: int, step: int) -> None:
+    """Make what is random in a step a function of seed, step and process; 0 is as one alone."""
+    entropy = np.random.SeedSequence([seed, step, distributed.rank()])
+    torch.manual_seed(int(entropy.generate_state(1)[0]))
 
 
 def _update(
@@ -262,6 +288,7 @@ def _update(
         raise FloatingPointError("the network's output is not finite")
     total, terms = _evaluate(loss, leaf.sigmoid(), labels)
     numbers = {"loss": total.item()} | {f"loss/{name}": term.item() for name, term in terms.items()}
+    numbers = distributed.mean(numbers, raw.device)
     _check_finite(numbers)
     total.backward()
     clock.lap("loss")
