@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 import malis
+from malis.checks import Offsets
 from malis.dataset import SectionSplit
 from malis.fcn import PlainCNN
 from unet import UNet
 
-OFFSETS = malis.nearest_offsets(2)
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,22 @@ class Decay:
         At the first step.
     steps : int
         Where it reaches 0.
+    done : int
+        Steps that an earlier stage of the training has taken of it.
     """
 
     peak: float
     steps: int
+    done: int = 0
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, counted from 1."""
-        return self.peak * (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
+        return self.peak * (1 + math.cos(math.pi * (self.done + step - 1) / self.steps)) / 2
 
 
 @dataclass(frozen=True)
 class Data:
-    """A volume and which of its sections serve what.
+    """A volume, which of its sections serve what, and the budget of a training on it.
 
     Parameters
     ----------
@@ -49,41 +53,97 @@ class Data:
         Whose data it is, and under what terms.
     ignore : tuple of int
         Labels that are not scored: 0 where it means membrane.
+    patch : tuple of int
+        Voxels that the loss sees in one piece. As many axes as the network has: a 2D network takes
+        sections one by one, and they are scored one by one.
+    batch : int
+        Patches a step.
+    steps : int
+        Updates of the weights.
+    mixed_precision : bool
+        Whether the network computes in bfloat16; the losses never do.
     """
 
     volume: str
     split: SectionSplit
     source: str
     ignore: tuple[int, ...] = ()
+    patch: tuple[int, ...] = (128, 128)
+    batch: int = 4
+    steps: int = 1500
+    mixed_precision: bool = True
+
+    @property
+    def offsets(self) -> Offsets:
+        """Offsets of the affinities."""
+        return malis.nearest_offsets(len(self.patch))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training: a loss, and its share of the steps.
+
+    Parameters
+    ----------
+    loss : callable
+        Makes the loss for offsets.
+    share : float
+        Of the steps.
+    """
+
+    loss: Callable[[Offsets], nn.Module]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Method:
-    """A network and its loss.
+    """A network and how it is trained.
 
     Parameters
     ----------
-    network : callable
+    title : str
+        Name in tables and figures.
+    stages : tuple of Stage
+        One after the other, along one decay of the learning rate.
+    network : type
         Class of the network.
-    loss : callable
-        Makes the loss.
     peak_learning_rate : float
-    arguments : dict
-        Of the network's class.
+    larger_patch : int
+        Patches are so many times as long along each axis, and fewer: as many voxels a step.
     """
 
-    network: type[nn.Module]
-    loss: Callable[[], nn.Module]
-    peak_learning_rate: float
-    arguments: dict[str, Any] = field(default_factory=dict)
+    title: str
+    stages: tuple[Stage, ...]
+    network: type[nn.Module] = UNet
+    peak_learning_rate: float = 2e-3
+    larger_patch: int = 1
+
+    def network_arguments(self, ndim: int) -> dict[str, Any]:
+        """Return the arguments of the network's class for 2 or 3 axes."""
+        if self.network is PlainCNN:
+            return {"n_affinities": ndim, "ndim": ndim}
+        features = {2: 4, 3: 3}[ndim]  # 16 and 8 feature maps at full resolution
+        depth = {2: 4, 3: 3}[ndim]
+        common = {"padding": True, "batch_norm": True}
+        return {"n_classes": ndim, "ndim": ndim, "depth": depth, "wf": features, **common}
 
 
-def _both() -> nn.Module:
-    return malis.SumLoss([malis.MalisLoss(OFFSETS), malis.AffinityCrossEntropy(OFFSETS)])
+def cross_entropy(offsets: Offsets) -> nn.Module:
+    """Make the loss of every affinity on its own."""
+    return malis.AffinityCrossEntropy(offsets)
 
 
-UNET = {"n_classes": 2, "depth": 4, "wf": 4, "padding": True, "batch_norm": True}
-PATCH, BATCH, STEPS, SEEDS = (128, 128), 4, 1500, (0, 1, 2)
+def constrained_malis(**settings: Any) -> Callable[[Offsets], nn.Module]:
+    """Make MALIS with other settings than the defaults."""
+    return lambda offsets: malis.MalisLoss(offsets, **settings)
+
+
+def both(weight: float = 1.0, **settings: Any) -> Callable[[Offsets], nn.Module]:
+    """Make the sum of both losses, MALIS with a weight and with settings."""
+    return lambda offsets: malis.SumLoss(
+        [malis.MalisLoss(offsets, **settings), malis.AffinityCrossEntropy(offsets)], [weight, 1.0]
+    )
+
 
 DATA: dict[str, Data] = {
     "synthetic": Data(
@@ -100,8 +160,15 @@ DATA: dict[str, Data] = {
     ),
     "fib25": Data(
         "fib25_train.hdf",
-        SectionSplit(range(130), range(135, 160, 6), range(165, 200, 6)),
+        SectionSplit(range(130), range(135, 160, 3), range(165, 200, 3)),
         "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+    ),
+    "fib25_volume": Data(
+        "fib25_train.hdf",
+        SectionSplit(range(130), range(135, 160), range(165, 200)),
+        "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+        patch=(48, 48, 48),
+        batch=1,
     ),
     "cremi_crop": Data(
         "cremi_sample_B_crop.hdf",
@@ -113,14 +180,40 @@ DATA: dict[str, Data] = {
 
 METHODS: dict[str, Method] = {
     "cnn-2009": Method(
+        "2009 network, maximin loss",
+        (Stage(lambda offsets: malis.MaximinLoss(offsets, n_pairs=1000)),),
         PlainCNN,
-        lambda: malis.MaximinLoss(OFFSETS, n_pairs=1000),
         3e-3,
-        {"n_affinities": 2, "ndim": 2},
     ),
-    "unet-cross-entropy": Method(UNet, lambda: malis.AffinityCrossEntropy(OFFSETS), 2e-3, UNET),
-    "unet-malis": Method(UNet, lambda: malis.MalisLoss(OFFSETS), 2e-3, UNET),
-    "unet-both": Method(UNet, _both, 2e-3, UNET),
+    "unet-cross-entropy": Method("U-Net, cross-entropy", (Stage(cross_entropy),)),
+    "unet-malis": Method("U-Net, constrained MALIS", (Stage(constrained_malis()),)),
+    "unet-ce-then-malis": Method(
+        "U-Net, cross-entropy, then MALIS",
+        (Stage(cross_entropy, 2 / 3), Stage(constrained_malis(), 1 / 3)),
+    ),
+    "unet-both": Method("U-Net, both losses", (Stage(both()),)),
+}
+
+# What was tried on the way, judged by validation sections alone.
+TRIALS: dict[str, Method] = {
+    **METHODS,
+    "cross-entropy, lr/2": Method("", (Stage(cross_entropy),), peak_learning_rate=1e-3),
+    "cross-entropy, lr*2": Method("", (Stage(cross_entropy),), peak_learning_rate=4e-3),
+    "cross-entropy, 256": Method("", (Stage(cross_entropy),), larger_patch=2),
+    "malis, lr/2": Method("", (Stage(constrained_malis()),), peak_learning_rate=1e-3),
+    "malis, lr*2": Method("", (Stage(constrained_malis()),), peak_learning_rate=4e-3),
+    "malis, hinge": Method("", (Stage(constrained_malis(edge_loss="squared_hinge")),)),
+    "malis, log": Method("", (Stage(constrained_malis(edge_loss="cross_entropy")),)),
+    "both, lr/2": Method("", (Stage(both()),), peak_learning_rate=1e-3),
+    "both, lr*2": Method("", (Stage(both()),), peak_learning_rate=4e-3),
+    "both, 256": Method("", (Stage(both()),), larger_patch=2),
+    "both, 0.3": Method("", (Stage(both(0.3)),)),
+    "both, 3": Method("", (Stage(both(3.0)),)),
+    "both, 10": Method("", (Stage(both(10.0)),)),
+    "both, hinge": Method("", (Stage(both(edge_loss="squared_hinge")),)),
+    "both, log": Method("", (Stage(both(edge_loss="cross_entropy")),)),
+    "both, unconstrained": Method("", (Stage(both(constrained=False)),)),
+    "cross-entropy, then both": Method("", (Stage(cross_entropy, 2 / 3), Stage(both(), 1 / 3))),
 }
 
 

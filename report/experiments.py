@@ -2,13 +2,16 @@
 
     python -m report.experiments                   every run that has no result yet
     python -m report.experiments --only isbi2012 --methods unet-both --seeds 0
+    python -m report.experiments --trials --only isbi2012 --methods "both, 3" --seeds 0
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
 
-A run writes ``report/results/runs/<data>_<method>_<seed>.json``. One that was killed goes on from
-its checkpoint in ``results/experiments/``; a finished one is left out.
+A run writes ``report/results/runs/<data>_<method>_<seed>.json``; a trial, which sees no test
+section, ``report/results/trials/...``. One that was killed goes on from its checkpoint in
+``results/experiments/``; a finished one is left out.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,27 @@ import torch
 from data.locate import find_volume
 from malis.augmentation import Augmentation
 from malis.checkpoint import save_model
-from malis.dataset import PatchDataset, load_volume
-from malis.training import choose_device, train
-from report.configurations import BATCH, DATA, METHODS, OFFSETS, PATCH, SEEDS, STEPS, Decay, runs
+from malis.dataset import LabelledVolume, PatchDataset, load_volume
+from malis.training import History, choose_device, train
+from report.configurations import DATA, METHODS, SEEDS, TRIALS, Data, Decay, Method, runs
 from report.record import RESULTS, ROOT, write_results
-from report.scoring import score_network
+from report.scoring import score_network, validator
 
 WORK = ROOT / "results" / "experiments"
-QUICK_STEPS = 10
+QUICK_STEPS = 12
+VALIDATIONS = 6
 CURVE_POINTS = 100
 
 
-def run(data: str, method: str, seed: int, steps: int, work: Path = WORK) -> dict[str, Any]:
+def run(
+    data: str,
+    method: str,
+    seed: int,
+    *,
+    steps: int | None = None,
+    work: Path = WORK,
+    test: bool = True,
+) -> dict[str, Any]:
     """Train one network and score it.
 
     Parameters
@@ -37,48 +49,36 @@ def run(data: str, method: str, seed: int, steps: int, work: Path = WORK) -> dic
     data : str
         Key of `report.configurations.DATA`.
     method : str
-        Key of `report.configurations.METHODS`.
+        Key of `report.configurations.TRIALS`.
     seed : int
         Of the weights and the patches.
-    steps : int
-        Updates of the weights.
+    steps : int, optional
+        Updates of the weights; by default those of the configuration.
     work : Path
         Where the checkpoint and the trained model go.
+    test : bool
+        Whether the test sections are scored.
 
     Returns
     -------
     dict
-        Configuration, scores, learning curve and seconds per step; JSON-able.
+        Configuration, scores, learning curves and seconds per step; JSON-able.
     """
-    source, recipe = DATA[data], METHODS[method]
+    source, recipe = DATA[data], TRIALS[method]
+    steps = source.steps if steps is None else steps
+    name = file_name(data, method, seed)
     work.mkdir(parents=True, exist_ok=True)
     volume = load_volume(find_volume(source.volume))
     torch.manual_seed(seed)
-    network = recipe.network(**recipe.arguments)
-    patches = PatchDataset(
-        volume.sections(source.split.train),
-        PATCH,
-        network.output_size(PATCH),
-        augment=Augmentation(),
-        seed=seed,
-    )
-    history = train(
-        network,
-        recipe.loss(),
-        patches,
-        steps=steps,
-        batch_size=BATCH,
-        learning_rate=Decay(recipe.peak_learning_rate, steps),
-        seed=seed,
-        checkpoint=work / f"{data}-{method}-{seed}.pt",
-        checkpoint_every=250,
-    )
+    arguments = recipe.network_arguments(len(source.patch))
+    network = recipe.network(**arguments)
+    history = train_stages(network, source, recipe, volume, seed, steps, work / name)
     network.eval()
     scores = score_network(
         network,
-        OFFSETS,
+        source.offsets,
         volume.sections(source.split.validation),
-        volume.sections(source.split.test),
+        volume.sections(source.split.test) if test else None,
         source.ignore,
     )
     results = {
@@ -88,12 +88,17 @@ def run(data: str, method: str, seed: int, steps: int, work: Path = WORK) -> dic
             name: str(getattr(source.split, name)) for name in ("train", "validation", "test")
         },
         "method": method,
-        "loss": repr(recipe.loss()),
+        "title": recipe.title,
+        "losses": [
+            {"loss": _describe(stage.loss(source.offsets)), "share": stage.share}
+            for stage in recipe.stages
+        ],
         "seed": seed,
         "steps": steps,
-        "batch_size": BATCH,
-        "patch": PATCH,
+        "batch_size": batch_size(source, recipe),
+        "patch": patch_size(source, recipe),
         "peak_learning_rate": recipe.peak_learning_rate,
+        "precision": "bfloat16" if source.mixed_precision else "float32",
         "parameters": sum(weights.numel() for weights in network.parameters()),
         "threads": torch.get_num_threads(),
         "seconds_per_step": {
@@ -101,10 +106,107 @@ def run(data: str, method: str, seed: int, steps: int, work: Path = WORK) -> dic
             for part in ("data", "network", "loss")
         },
         "learning_curve": _thin(history.training["step"], history.training["loss"]),
+        "validation_curve": history.validation,
         "scores": scores,
     }
-    save_model(work / f"{data}-{method}-{seed}.model", network, recipe.arguments, OFFSETS, results)
+    save_model(work / f"{name}.model", network, arguments, source.offsets, results)
     return results
+
+
+def train_stages(
+    network: torch.nn.Module,
+    source: Data,
+    recipe: Method,
+    volume: LabelledVolume,
+    seed: int,
+    steps: int,
+    checkpoint: Path,
+) -> History:
+    """Train a network with one loss after the other, and go on where a checkpoint ends.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its weights are changed.
+    source : Data
+    recipe : Method
+    volume : LabelledVolume
+    seed : int
+    steps : int
+        Of all stages together.
+    checkpoint : Path
+        Name of the checkpoints, to which the number of the stage is added.
+
+    Returns
+    -------
+    History
+        Of all stages, steps numbered throughout.
+    """
+    patch = patch_size(source, recipe)
+    patches = PatchDataset(
+        volume.sections(source.split.train),
+        patch,
+        network.output_size(patch),
+        augment=Augmentation(),
+        seed=seed,
+    )
+    whole, done = History(), 0
+    for number, stage in enumerate(recipe.stages):
+        last = number == len(recipe.stages) - 1
+        share = steps - done if last else round(steps * stage.share)
+        history = train(
+            network,
+            stage.loss(source.offsets),
+            patches,
+            steps=share,
+            batch_size=batch_size(source, recipe),
+            learning_rate=Decay(recipe.peak_learning_rate, steps, done),
+            mixed_precision=source.mixed_precision,
+            seed=seed + 1000 * number,
+            checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}.pt"),
+            checkpoint_every=250,
+            validate=validator(
+                source.offsets, volume.sections(source.split.validation), source.ignore
+            ),
+            validate_every=max(steps // VALIDATIONS, 1),
+        )
+        for kept, new in (
+            (whole.training, history.training),
+            (whole.validation, history.validation),
+        ):
+            for column, values in new.items():
+                shift = done if column == "step" else 0
+                kept.setdefault(column, []).extend(value + shift for value in values)
+        done += share
+    return whole
+
+
+def patch_size(source: Data, recipe: Method) -> tuple[int, ...]:
+    """Return the size of a training patch."""
+    return tuple(recipe.larger_patch * size for size in source.patch)
+
+
+def batch_size(source: Data, recipe: Method) -> int:
+    """Return the number of patches a step: larger ones are fewer."""
+    return max(source.batch // recipe.larger_patch ** len(source.patch), 1)
+
+
+def file_name(data: str, method: str, seed: int) -> str:
+    """Return the name of a run without suffix; that of a trial has no blanks and signs."""
+    return f"{data}_{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}_{seed}"
+
+
+def _describe(loss: torch.nn.Module) -> dict[str, Any]:
+    """List the settings of a loss."""
+    settings = {
+        name: value
+        for name, value in vars(loss).items()
+        if isinstance(value, bool | int | float | str) and not name.startswith("_")
+    }
+    settings.pop("training", None)
+    parts = [_describe(part) for part in getattr(loss, "losses", [])]
+    weights = {"weights": [float(w) for w in loss.weights], "losses": parts} if parts else {}
+    return {"name": type(loss).__name__, **settings, **weights}
 
 
 def _thin(steps: list[float], losses: list[float]) -> dict[str, list[float]]:
@@ -120,24 +222,31 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=TRIALS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
+    parser.add_argument("--trials", action="store_true", help="no test section is looked at")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
     options = parser.parse_args()
+    methods = options.methods or list(TRIALS if options.trials else METHODS)
+    if not options.trials and (unknown := set(methods) - set(METHODS)):
+        parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
+    folder = "trials" if options.trials else "runs"
     device = str(choose_device())
-    for data, method, seed in runs(options.only, options.methods, options.seeds):
-        name = f"runs/{data}_{method}_{seed}"
+    for data, method, seed in runs(options.only, methods, options.seeds):
+        name = f"{folder}/{file_name(data, method, seed)}"
         if options.quick:
-            results = run(data, method, seed, QUICK_STEPS, WORK / "quick")
+            results = run(data, method, seed, steps=QUICK_STEPS, work=WORK / "quick")
         elif (RESULTS / f"{name}.json").exists():
             print(f"{name}: has a result")
             continue
         else:
-            results = run(data, method, seed, options.steps)
+            results = run(data, method, seed, test=not options.trials)
             write_results(name, results, device=device)
-        means = {kind: part["mean"]["cremi_score"] for kind, part in results["scores"].items()}
-        print(name, ", ".join(f"{kind} CREMI {score:.3f}" for kind, score in means.items()))
+        chosen = {
+            kind: part["mean"]["cremi_score"] if "mean" in part else part["validation_cremi"]
+            for kind, part in results["scores"].items()
+        }
+        print(name, ", ".join(f"{kind} {value:.3f}" for kind, value in chosen.items()), flush=True)
 
 
 if __name__ == "__main__":

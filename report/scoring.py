@@ -1,125 +1,211 @@
 """Scores of a trained network: every choice on validation sections, the result on test sections."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from cremi_eval import Volume
-from cremi_eval.evaluation import NeuronIds, mean_of_sections
+from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
 from malis.checks import Offsets
 from malis.dataset import LabelledVolume, relabel_components
 from malis.inference import predict
-from malis.segmentation import (
-    Hierarchy,
-    agglomerate,
-    best_threshold,
-    fragments,
-    threshold_watershed,
-)
+from malis.segmentation import agglomerate, best_threshold, fragments, threshold_watershed
+from malis.segmentation.threshold import ThresholdCurve
 
 WATERSHED_THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
+LINKAGES: dict[str, dict[str, Any]] = {
+    "agglomeration": {"linkage": "mean"},
+    "single_linkage": {"linkage": "single"},
+    "quantile75": {"linkage": "quantile", "quantile": 0.75},
+}
+CURVE_POINTS = 60
 
 
-def hierarchies_of_sections(affinities: np.ndarray, offsets: Offsets) -> list[Hierarchy]:
-    """Agglomerate every section on its own.
+@dataclass(frozen=True)
+class Sample:
+    """What is segmented and scored in one piece: a section, or a volume.
+
+    Attributes
+    ----------
+    affinities : (C, *spatial) float32 array
+    truth : (*spatial) integer array
+        Every connected piece an object of its own.
+    fragments : (*spatial) integer array
+    """
+
+    affinities: np.ndarray
+    truth: np.ndarray
+    fragments: np.ndarray
+
+
+def make_samples(network: nn.Module, offsets: Offsets, part: LabelledVolume) -> list[Sample]:
+    """Predict a part of a volume: one sample a section, or a single one for a 3D network.
 
     Parameters
     ----------
-    affinities : (C, z, y, x) float32 array
-    offsets : (C, 2) integers
+    network : nn.Module
+        A 2D or 3D network that predicts logits.
+    offsets : (C, ndim) integers
+    part : LabelledVolume
 
     Returns
     -------
-    list of Hierarchy
-        One a section.
+    list of Sample
+
+    Notes
+    -----
+    Pieces of one neuron that do not touch within the sample are objects of their own: who sees
+    nothing else cannot know that they meet outside.
     """
-    sections = np.moveaxis(affinities, 1, 0)
-    return [agglomerate(one, offsets, fragments(one, offsets)) for one in sections]
+    predicted = predict(network, part.raw, progress=False)
+    flat = len(offsets[0]) == 2
+    affinities = list(np.moveaxis(predicted, 1, 0)) if flat else [predicted]
+    labels = list(part.labels) if flat else [part.labels]
+    return [
+        Sample(one, relabel_components(truth), fragments(one, offsets))
+        for one, truth in zip(affinities, labels, strict=True)
+    ]
+
+
+def choose_cut(
+    samples: list[Sample], offsets: Offsets, ignore: tuple[int, ...], **linkage: Any
+) -> tuple[float, ThresholdCurve]:
+    """Agglomerate, and find the threshold whose cuts have the best CREMI score.
+
+    Parameters
+    ----------
+    samples : list of Sample
+        Of validation sections.
+    offsets : (C, ndim) integers
+    ignore : tuple of int
+        Labels that are not scored.
+    **linkage
+        Arguments of `agglomerate`.
+
+    Returns
+    -------
+    threshold : float
+    curve : ThresholdCurve
+    """
+    hierarchies = [agglomerate(s.affinities, offsets, s.fragments, **linkage) for s in samples]
+    return best_threshold(hierarchies, [s.truth for s in samples], ignore_groundtruth=ignore)
 
 
 def score_network(
     network: nn.Module,
     offsets: Offsets,
     validation: LabelledVolume,
-    test: LabelledVolume,
+    test: LabelledVolume | None,
     ignore: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Segment and score sections by agglomeration and by threshold and watershed.
+    """Segment and score by agglomeration with three linkages, and by threshold and watershed.
 
     Parameters
     ----------
     network : nn.Module
-        A 2D network that predicts logits.
-    offsets : (C, 2) integers
+        A 2D or 3D network that predicts logits.
+    offsets : (C, ndim) integers
     validation : LabelledVolume
         The sections that choose the thresholds.
-    test : LabelledVolume
-        The sections that are scored.
+    test : LabelledVolume, optional
+        The sections that are scored; None where only the choice is of interest.
     ignore : tuple of int
         Labels that are not scored.
 
     Returns
     -------
     dict
-        For ``"agglomeration"`` and ``"threshold_watershed"`` each: the threshold, its mean CREMI
-        score on the validation sections, the scores of each test section and their mean. JSON-able.
-
-    Notes
-    -----
-    Pieces of one neuron that do not touch within a section are objects of their own: a network
-    that sees single sections cannot know that they meet above or below.
+        For each key of `LINKAGES` and for ``"threshold_watershed"``: the threshold, its mean CREMI
+        score on the validation sections and, with test sections, the scores of each and their mean;
+        for the linkages also the split-merge curve on validation and, to look at, on test sections.
+        JSON-able.
     """
-    predicted = {
-        name: predict(network, part.raw, progress=False)
-        for name, part in (("validation", validation), ("test", test))
-    }
-    truths = {
-        name: np.stack([relabel_components(section) for section in part.labels])
-        for name, part in (("validation", validation), ("test", test))
-    }
-    truth = NeuronIds(Volume(truths["test"], test.resolution), ignore_groundtruth=ignore)
-
-    threshold, curve = best_threshold(
-        hierarchies_of_sections(predicted["validation"], offsets),
-        list(truths["validation"]),
-        ignore_groundtruth=ignore,
-    )
-    cuts = [h.cut(threshold) for h in hierarchies_of_sections(predicted["test"], offsets)]
-    results = {
-        "agglomeration": {
+    choice = make_samples(network, offsets, validation)
+    report = [] if test is None else make_samples(network, offsets, test)
+    results = {}
+    for name, linkage in LINKAGES.items():
+        threshold, curve = choose_cut(choice, offsets, ignore, **linkage)
+        results[name] = {
             "threshold": threshold,
             "validation_cremi": float(curve.cremi[curve.best()]),
-            **_scores(truth, np.stack(cuts)),
+            "validation_curve": _thin_curve(curve),
         }
-    }
+        if report:
+            built = [agglomerate(s.affinities, offsets, s.fragments, **linkage) for s in report]
+            results[name] |= _scores(report, [h.cut(threshold) for h in built], ignore)
+            curve = best_threshold(built, [s.truth for s in report], ignore_groundtruth=ignore)[1]
+            results[name]["test_curve"] = _thin_curve(curve)
 
-    choice = NeuronIds(
-        Volume(truths["validation"], validation.resolution), ignore_groundtruth=ignore
-    )
-    errors = []
-    for candidate in WATERSHED_THRESHOLDS:
-        segments = _watershed(predicted["validation"], offsets, candidate)
-        errors.append(mean_of_sections(choice.section_scores(segments)).cremi_score)
+    def watershed(samples: list[Sample], threshold: float) -> list[np.ndarray]:
+        return [threshold_watershed(s.affinities, offsets, threshold) for s in samples]
+
+    errors = [
+        mean_of_sections(_score_each(choice, watershed(choice, candidate), ignore)).cremi_score
+        for candidate in WATERSHED_THRESHOLDS
+    ]
     best = int(np.argmin(errors))
-    segments = _watershed(predicted["test"], offsets, WATERSHED_THRESHOLDS[best])
-    results["threshold_watershed"] = {
-        "threshold": float(WATERSHED_THRESHOLDS[best]),
-        "validation_cremi": errors[best],
-        **_scores(truth, segments),
-    }
+    threshold = float(WATERSHED_THRESHOLDS[best])
+    results["threshold_watershed"] = {"threshold": threshold, "validation_cremi": errors[best]}
+    if report:
+        results["threshold_watershed"] |= _scores(report, watershed(report, threshold), ignore)
     return results
 
 
-def _watershed(affinities: np.ndarray, offsets: Offsets, threshold: float) -> np.ndarray:
-    sections = np.moveaxis(affinities, 1, 0)
-    return np.stack([threshold_watershed(one, offsets, threshold) for one in sections])
+def validator(
+    offsets: Offsets, validation: LabelledVolume, ignore: tuple[int, ...]
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Make a function for `malis.training.train` that scores the best cut on validation sections.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+    validation : LabelledVolume
+    ignore : tuple of int
+        Labels that are not scored.
+
+    Returns
+    -------
+    callable
+        ``validate(network)`` → ``{"cremi_score": ...}``.
+    """
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        curve = choose_cut(make_samples(network, offsets, validation), offsets, ignore)[1]
+        return {"cremi_score": float(curve.cremi[curve.best()])}
+
+    return validate
 
 
-def _scores(truth: NeuronIds, segments: np.ndarray) -> dict[str, Any]:
-    sections = truth.section_scores(segments)
+def _score_each(
+    samples: list[Sample], segments: list[np.ndarray], ignore: tuple[int, ...]
+) -> list[Scores | None]:
+    scores: list[Scores | None] = []
+    for sample, segment in zip(samples, segments, strict=True):
+        flat = sample.truth.ndim == 2
+        truth = sample.truth[None] if flat else sample.truth
+        ids = NeuronIds(Volume(truth, (1, 1, 1)), ignore_groundtruth=ignore)
+        scores += ids.section_scores(segment[None]) if flat else [ids.whole_volume_scores(segment)]
+    return scores
+
+
+def _scores(
+    samples: list[Sample], segments: list[np.ndarray], ignore: tuple[int, ...]
+) -> dict[str, Any]:
+    sections = _score_each(samples, segments, ignore)
     return {
         "sections": [None if one is None else asdict(one) for one in sections],
         "mean": asdict(mean_of_sections(sections)),
+    }
+
+
+def _thin_curve(curve: ThresholdCurve) -> dict[str, list[float]]:
+    """Keep some thresholds of a curve, the best one among them."""
+    rows = np.linspace(0, len(curve.thresholds) - 1, CURVE_POINTS).round().astype(int)
+    rows = np.unique(np.append(rows, curve.best()))
+    return {
+        name: np.asarray(getattr(curve, name))[rows].round(5).tolist()
+        for name in ("thresholds", "voi_split", "voi_merge", "cremi")
     }

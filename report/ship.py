@@ -10,7 +10,7 @@ import shutil
 
 from malis.checkpoint import load_model
 from report.configurations import DATA, METHODS
-from report.experiments import WORK
+from report.experiments import WORK, file_name
 from report.record import ROOT
 
 MODELS = ROOT / "data" / "models"
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    source = WORK / f"{options.data}-{options.method}-{options.seed}.model"
+    source = WORK / f"{file_name(options.data, options.method, options.seed)}.model"
     card = load_model(source).card
     MODELS.mkdir(exist_ok=True)
     shutil.copyfile(source, MODELS / f"{options.data}.model")

@@ -9,12 +9,6 @@ from typing import Any
 from report.configurations import DATA, METHODS
 from report.record import RESULTS
 
-NAMES = {
-    "cnn-2009": "2009 network, maximin loss",
-    "unet-cross-entropy": "U-Net, cross-entropy",
-    "unet-malis": "U-Net, constrained MALIS",
-    "unet-both": "U-Net, both losses",
-}
 COLUMNS = {
     "VOI split": ("agglomeration", "voi_split"),
     "VOI merge": ("agglomeration", "voi_merge"),
@@ -69,7 +63,7 @@ def table(data: str) -> str:
             values = [1 - value for value in values] if name == "Rand" else values
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.3f}{spread}")
-        lines.append([NAMES[method], *cells, str(len(runs[method]))])
+        lines.append([METHODS[method].title, *cells, str(len(runs[method]))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

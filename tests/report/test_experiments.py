@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,6 +7,7 @@ from scipy import ndimage
 
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
+from malis import checkpoint
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
 from report import configurations, experiments, record
@@ -25,24 +27,27 @@ def small_world(tmp_path, monkeypatch):
         file.write_raw(Volume(raw, (40.0, 4.0, 4.0)))
         file.write_neuron_ids(Volume(labels, (40.0, 4.0, 4.0)))
     data = configurations.Data(
-        str(path), SectionSplit(range(3), range(3, 4), range(4, 6)), "made for a test"
+        str(path),
+        SectionSplit(range(3), range(3, 4), range(4, 6)),
+        "made for a test",
+        patch=(48, 48),
+        steps=3,
     )
     monkeypatch.setitem(configurations.DATA, "small", data)
-    monkeypatch.setattr(experiments, "PATCH", (48, 48))
     return tmp_path
 
 
 def test_a_run_trains_scores_and_keeps_its_model(small_world):
-    results = experiments.run("small", "cnn-2009", seed=0, steps=3, work=small_world / "work")
+    results = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
     json.dumps(results)
     assert results["steps"] == len(results["learning_curve"]["step"]) == 3
     for part in results["scores"].values():
         assert len(part["sections"]) == 2
         assert part["mean"]["cremi_score"] > 0
-    model = load_model(small_world / "work" / "small-cnn-2009-0.model")
+    model = load_model(small_world / "work" / "small_cnn-2009_0.model")
     assert model.card["scores"] == results["scores"]
 
-    again = experiments.run("small", "cnn-2009", seed=0, steps=3, work=small_world / "work")
+    again = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
     assert again["scores"] == results["scores"]
 
 
@@ -68,3 +73,39 @@ def test_results_say_where_they_come_from(tmp_path, monkeypatch):
     assert content["answer"] == 42
     assert {"date", "revision", "device", "processor", "versions"} <= set(content["environment"])
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_stages_follow_each_other_along_one_decay(small_world):
+    work = small_world / "work"
+    results = experiments.run("small", "unet-ce-then-malis", seed=0, work=work, test=False)
+    assert results["learning_curve"]["step"] == [1, 2, 3]
+    assert results["validation_curve"]["step"] == [1, 2, 3]
+    assert [part["loss"]["name"] for part in results["losses"]] == [
+        "AffinityCrossEntropy",
+        "MalisLoss",
+    ]
+    assert all("mean" not in part for part in results["scores"].values())
+    rates = [
+        rate
+        for number in range(2)
+        for rate in checkpoint.read(
+            work / f"small_unet-ce-then-malis_0-{number}.pt", checkpoint.CHECKPOINT
+        )["history"]["training"]["learning_rate"]
+    ]
+    whole = configurations.Decay(2e-3, 3)
+    assert rates == [whole(step) for step in (1, 2, 3)]
+
+
+def test_a_volume_is_segmented_in_one_piece(small_world, monkeypatch):
+    data = dataclasses.replace(
+        configurations.DATA["small"], patch=(2, 16, 16), batch=1, mixed_precision=False
+    )
+    shape = {"pool_sizes": [(1, 2, 2), (1, 2, 2)]}
+    usual = configurations.Method.network_arguments
+    monkeypatch.setattr(
+        configurations.Method, "network_arguments", lambda self, ndim: usual(self, ndim) | shape
+    )
+    monkeypatch.setitem(configurations.DATA, "small_volume", data)
+    results = experiments.run("small_volume", "unet-both", seed=0, work=small_world / "work")
+    for part in results["scores"].values():
+        assert len(part["sections"]) == 1
