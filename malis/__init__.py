@@ -11,12 +11,14 @@ from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts, rand_error
 from malis.segmentation import segment
+from malis.windows import WindowLoss
 
 __all__ = [
     "AffinityCrossEntropy",
     "MalisLoss",
     "MaximinLoss",
     "SumLoss",
+    "WindowLoss",
     "affinities_from_labels",
     "existing_edges",
     "malis_weights",

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.measure import label
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cremi_eval.io import read_raw_and_labels
+from malis.components import relabel_components
 from malis.normalise import normalise
 
 MAX_REDRAWS = 1000
@@ -158,33 +158,6 @@ def split_sections(
             f"{n_sections} sections are too few for {n_validation} of validation, {n_test} of test"
         )
     return SectionSplit(range(first), range(first, second), range(second, n_sections))
-
-
-def relabel_components(labels: np.ndarray) -> np.ndarray:
-    """Give every connected part of every object an id of its own.
-
-    Voxels are connected through direct neighbours (4 in 2D, 6 in 3D).
-
-    Parameters
-    ----------
-    labels : (*spatial) integer array
-        Object ids, 0 = background; any integer type, ids up to 2^64-1.
-
-    Returns
-    -------
-    (*spatial) int64 array
-        Ids 1, 2, ... in the order of their first voxel; background stays 0.
-
-    Raises
-    ------
-    TypeError
-        If labels are not integers.
-    """
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
-    if labels.dtype == np.uint64:
-        labels = labels.view(np.int64)  # scikit-image compares int64; the same bits compare alike
-    return label(labels, background=0, connectivity=1).astype(np.int64, copy=False)
 
 
 class PatchDataset(Dataset):
