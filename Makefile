@@ -1,5 +1,6 @@
 # make notebooks   run the three notebooks on the synthetic sample; results in results/
 # make test        run the test suite
+# make report      build Report.pdf and presentation.pdf from report/results; list what is missing
 # make lint        check style and formatting
 # Each target makes its own virtual environment in .venv and is quick once that exists.
 
@@ -12,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NOTEBOOKS := MALIS_training Inference Evaluation
 
-.PHONY: notebooks refresh-notebooks test lint format clean
+.PHONY: notebooks refresh-notebooks report test lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +37,13 @@ refresh-notebooks: $(VENV)/.requirements
 	set -e; for name in $(NOTEBOOKS); do \
 		$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb; \
 	done
+
+$(VENV)/.requirements-report: requirements-report.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
+	touch $@
+
+report: $(VENV)/.requirements-report
+	$(BIN)/python -m report.build
 
 test: $(VENV)/.requirements-dev
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 tests notebooks

@@ -370,6 +370,35 @@ def plot_split_merge(
     ax.legend(frameon=False, fontsize=8)
 
 
+def plot_scores(ax: Axes, scores: Mapping[str, Sequence[float]], label: str) -> None:
+    """Plot a row of points per method, one point a run, and a bar at their mean.
+
+    Parameters
+    ----------
+    ax : Axes
+    scores : mapping from name to values
+        Drawn from top to bottom; a row without values stays empty.
+    label : str
+        Of the horizontal axis.
+    """
+    for row, values in enumerate(scores.values()):
+        colour = PALETTE[row % 6]
+        if len(values):
+            ax.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color=colour, linewidth=2)
+        ax.plot(values, [row] * len(values), "o", ms=4, color=colour, markeredgecolor="black")
+    ax.set_axis_on()
+    ax.set_yticks(range(len(scores)), list(scores))
+    ax.set_ylim(len(scores) - 0.5, -0.5)
+    ax.set_xlim(
+        0, 1.12 * max((max(values) for values in scores.values() if len(values)), default=1)
+    )
+    ax.locator_params(axis="x", nbins=4)
+    ax.set_xlabel(label)
+    ax.grid(axis="y", color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def show_contingency(
     ax: Axes, table: np.ndarray, rows: Sequence[object], columns: Sequence[object]
 ) -> None:

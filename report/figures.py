@@ -1,22 +1,67 @@
-"""Figures drawn from the results in ``report/results``: ``python -m report.figures``."""
+"""Figures drawn from the results in ``report/results``: ``python -m report.figures``.
+
+The report and the slides take them as vectors (`report.build`), README and benchmark page as PNG.
+Those that only explain are in `report.diagrams`, pictures of tissue come from `report.gallery`.
+"""
 
 import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from scipy import ndimage
 
+import malis
 from cremi_eval.io import CremiFile
 from data.locate import find_volume
 from malis import plotting
 from malis.checkpoint import load_model
+from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments
-from report.configurations import DATA
+from report.configurations import DATA, METHODS
+from report.numbers import MAIN, QUALITY_TITLES, load_runs, score_of, title_of
 from report.record import RESULTS, ROOT
 
 FIGURES = ROOT / "report" / "figures"
 MODEL = ROOT / "data" / "models" / "synthetic.model"
+WIDTH = 6.3  # inches: the width of the report's text
+VECTOR = {
+    "svg.fonttype": "path",  # letters as outlines: no font is needed to show them
+    "svg.hashsalt": "malis",  # the same drawing, the same file
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.03,
+}
+
+
+def save_vector(draw: Callable[..., plt.Figure | None], path: Path, *arguments: Path) -> bool:
+    """Draw a figure and write it as SVG, the same bytes every time.
+
+    Parameters
+    ----------
+    draw : callable
+        Returns the figure, or None where there is nothing to draw.
+    path : Path
+    *arguments
+        Of `draw`.
+
+    Returns
+    -------
+    bool
+        Whether there is a figure.
+    """
+    with mpl.rc_context(VECTOR):
+        figure = draw(*arguments)
+        if figure is not None:
+            figure.savefig(path, dpi=200, metadata={"Date": None, "Creator": None})
+            plt.close(figure)
+    return figure is not None
 
 
 def draw_road() -> plt.Figure:
@@ -40,21 +85,59 @@ def draw_road() -> plt.Figure:
     return figure
 
 
-def draw_cost() -> plt.Figure:
-    """Draw the time of the pair counts over the number of edges, and over the number of labels.
+def draw_pull() -> plt.Figure:
+    """Draw what each loss asks of a poor prediction on a patch of the synthetic sample.
 
     Returns
     -------
     Figure
     """
-    results = json.loads((RESULTS / "benchmark_loss.json").read_text())
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    volume = load_volume(find_volume("synthetic"))
+    patch = np.s_[60:156, 60:156]
+    section = len(volume.raw) // 2
+    raw, ids = volume.raw[section][patch], relabel_components(volume.labels[section][patch])
+    offsets = malis.nearest_offsets(2)
+    bright = ndimage.gaussian_filter(raw / 255.0, 1.0)
+    bright = np.clip((bright - bright.min()) / np.ptp(bright), 0.05, 0.95)
+    guess = np.full((2, *raw.shape), 0.05, np.float32)
+    guess[0, 1:] = np.minimum(bright[1:], bright[:-1])
+    guess[1, :, 1:] = np.minimum(bright[:, 1:], bright[:, :-1])
+    losses = {
+        "(b) cross-entropy": malis.AffinityCrossEntropy(offsets),
+        "(c) maximin loss, 1,000 pairs": malis.MaximinLoss(
+            offsets, n_pairs=1000, generator=torch.Generator().manual_seed(0)
+        ),
+        "(d) constrained MALIS, all pairs": malis.MalisLoss(offsets),
+    }
+    figure, axes = plotting.panels(["(a) tissue and truth", *losses], columns=4, size=3)
+    plotting.show_borders(axes[0], raw, ids, plotting.TRUTH, thickness=1)
+    for ax, loss in zip(axes[1:], losses.values(), strict=True):
+        prediction = torch.from_numpy(guess)[None].requires_grad_()
+        loss(prediction, torch.from_numpy(ids.astype(np.int64))[None]).backward()
+        plotting.show_pull(ax, raw, prediction.grad[0].numpy(), size=300)
+    return figure
+
+
+def draw_cost(results: Path = RESULTS) -> plt.Figure:
+    """Draw the time of the pair counts over the number of edges, and over the number of labels.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of the results.
+
+    Returns
+    -------
+    Figure
+    """
+    measured = json.loads((results / "benchmark_loss.json").read_text())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3))
     curves = {
         "two trees by hg.bpt_canonical": "two_bpt_canonical_s",
         "pair counts, Higra": "pair_counts_s",
         "pair counts, tensor operations": "pair_counts_parallel_s",
     }
-    rows = sorted(results["sizes"], key=lambda row: row["edges"])
+    rows = sorted(measured["sizes"], key=lambda row: row["edges"])
     edges = np.array([row["edges"] for row in rows])
     for number, (name, column) in enumerate(curves.items()):
         style = {"color": plotting.PALETTE[number], "linestyle": plotting.DASHES[number]}
@@ -63,7 +146,7 @@ def draw_cost() -> plt.Figure:
     left.loglog(edges, linear, color="0.6", linewidth=1, label="linear")
     left.set(xlabel="edges", ylabel="seconds, one thread")
 
-    rows = results["labels"]
+    rows = measured["labels"]
     curves = {
         "plain form (table of labels)": "plain_form_s",
         "constrained": "constrained_s",
@@ -82,11 +165,251 @@ def draw_cost() -> plt.Figure:
     return figure
 
 
+def draw_phases(results: Path = RESULTS) -> plt.Figure:
+    """Draw where the time of the pair counts goes, for both forms, as parts of the whole.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure
+    """
+    loss = json.loads((results / "benchmark_loss.json").read_text())
+    parallel = json.loads((results / "benchmark_parallel_cpu.json").read_text())
+    largest = max(loss["sizes"], key=lambda row: row["edges"])
+    higra = dict(largest["phases_s"])
+    higra["counting"] = max(0.0, largest["pair_counts_s"] - sum(higra.values()))
+    tensors = max(parallel["cases"], key=lambda case: np.prod(case["shape"][-3:]))["steps_s"]
+    rounds = "grid_hierarchy", "list_hierarchy"
+    names = {
+        "Borůvka rounds": sum(tensors.get(name, 0) for name in rounds),
+        "Kruskal's merges": tensors["kruskal_merges"],
+        "sizes and pairs": tensors["pair_products"],
+    }
+    names["rest"] = sum(tensors.values()) - sum(names.values())
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 2.1))
+    for ax, title, parts in ((axes[0], "Higra", higra), (axes[1], "tensors", names)):
+        start, total, below = 0.0, sum(parts.values()), 0
+        for number, (name, seconds) in enumerate(parts.items()):
+            share = seconds / total
+            colour = plotting.PALETTE[number]
+            ax.barh(0, share, left=start, color=colour, edgecolor="white", height=0.7)
+            text = f"{name} {share:.0%}"
+            if share > 0.14:
+                ax.text(start + share / 2, 0, text, ha="center", va="center", color="black")
+            else:
+                place, shift = (start + share / 2, -0.35), (0, -2 - 9 * below)
+                ax.annotate(text, place, shift, "data", "offset points", ha="center", va="top")
+                below += 1
+            start += share
+        ax.set_yticks([0], [title])
+        ax.set_xticks([])
+        ax.set_xlim(0, 1)
+        ax.set_ylim(-1.0, 0.4)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+    figure.tight_layout(h_pad=0.2)
+    return figure
+
+
+def draw_scores(results: Path = RESULTS) -> plt.Figure:
+    """Draw the CREMI score of every run, a panel a volume, a row a method.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure
+    """
+    found = load_runs(results)
+    measured = [data for data in DATA if any(key[0] == data for key in found)]
+    methods = [method for method in METHODS if any(key[1] == method for key in found)]
+    figure, axes = _grid(measured, height=0.5 + 0.2 * len(methods), sharey=True)
+    for ax, data in zip(axes, measured, strict=False):
+        values = {
+            METHODS[method].title: [
+                score
+                for run in found.get((data, method), {}).values()
+                if (score := score_of(run, "cremi_score")) is not None
+            ]
+            for method in methods
+        }
+        plotting.plot_scores(ax, values, "CREMI score")
+        ax.set_title(title_of(data))
+    figure.tight_layout()
+    return figure
+
+
+def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw VOI merge over VOI split of the test sections, one curve a method (its first seed).
+
+    Discs mark the thresholds that the validation sections chose.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while no run carries its curve.
+    """
+
+    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+        content = run["scores"].get(MAIN, {}).get("test_curve", {})
+        return content.get("voi_split", []), content.get("voi_merge", [])
+
+    def chosen(run: dict[str, Any]) -> tuple[float, float]:
+        means = run["scores"][MAIN]["mean"]
+        return means["voi_split"], means["voi_merge"]
+
+    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
+        plotting.plot_split_merge(ax, curves)
+        points = [chosen(run) for run in runs.values()]
+        for number, name in enumerate(curves):
+            if name in runs:
+                colour = plotting.PALETTE[number % 6]
+                ax.plot(*chosen(runs[name]), "o", color=colour, markeredgecolor="black", ms=5)
+        reach = 2.2 * max(max(point) for point in points)
+        ax.set(xlim=(0, reach), ylim=(0, reach))
+
+    return _draw_curves(results, curve, draw)
+
+
+def draw_training_loss(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw the training loss of every method, relative to where it began.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while there is no run.
+    """
+
+    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+        losses = np.array(run["learning_curve"]["loss"])
+        return run["learning_curve"]["step"], (losses / losses[0]).tolist()
+
+    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
+        plotting.plot_histories(ax, curves, "loss : first loss")
+        ax.set_ylim(bottom=0)
+
+    return _draw_curves(results, curve, draw)
+
+
+def draw_validation(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw the CREMI score on validation sections while the networks learn.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while no run carries this curve.
+    """
+
+    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+        content = run.get("validation_curve", {})
+        return content.get("step", []), content.get("cremi_score", [])
+
+    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
+        plotting.plot_histories(ax, curves, "validation CREMI score")
+        ax.set_ylim(bottom=0)
+
+    return _draw_curves(results, curve, draw)
+
+
+def draw_waterz(results: Path = RESULTS) -> plt.Figure:
+    """Draw our mean CREMI score over that of waterz, with standard errors.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure
+    """
+    quality = json.loads((results / "segmentation_quality.json").read_text())
+    ratios = quality["times_waterz"]
+    names = {"mean": "mean", "quantile75": "75 % quantile", "quantile75_max": "quantile of maxima"}
+    names = {key: name for key, name in names.items() if key in next(iter(ratios.values()))}
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.1))
+    for number, (function, name) in enumerate(names.items()):
+        rows = [ratios[data][function] for data in ratios]
+        ax.errorbar(
+            np.arange(len(rows)) + 0.2 * (number - 1),
+            [row["cremi_score"] for row in rows],
+            [row["cremi_score_standard_error"] for row in rows],
+            fmt="os^"[number], ms=4, capsize=3, color=plotting.PALETTE[number], label=name,
+        )  # fmt: skip
+    ax.axhline(1, color="0.5", linewidth=1)
+    ax.set_xticks(range(len(ratios)), [QUALITY_TITLES.get(data, data) for data in ratios])
+    ax.set_ylabel("CREMI score, ours : waterz")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.2))
+    return figure
+
+
+def _grid(
+    names: list[str], height: float, columns: int = 3, **options: Any
+) -> tuple[plt.Figure, list[plt.Axes]]:
+    """Make a panel a name, in rows of equal panels; what is left over stays empty."""
+    columns = min(columns, max(len(names), 1))
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(WIDTH, rows * height + 0.3), squeeze=False, **options
+    )
+    axes = list(grid.ravel())
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def _draw_curves(
+    results: Path,
+    curve: Callable[[dict[str, Any]], tuple[list[float], list[float]]],
+    draw: Callable[[plt.Axes, Mapping, Mapping], None],
+) -> plt.Figure | None:
+    """Draw a panel a volume with one curve a method, that of its first seed, and one legend."""
+    found = load_runs(results)
+    panels = {}
+    for data in DATA:
+        runs = {m: next(iter(found[data, m].values())) for m in METHODS if (data, m) in found}
+        curves = {m: curve(run) for m, run in runs.items()}
+        kept = {m for m, (x, _) in curves.items() if len(x)}
+        if kept:
+            panels[data] = ({m: runs[m] for m in kept}, curves)
+    if not panels:
+        return None
+    methods = [method for method in METHODS if any(method in p[0] for p in panels.values())]
+    figure, axes = _grid(list(panels), height=2.0)
+    for ax, (data, (runs, curves)) in zip(axes, panels.items(), strict=False):
+        every = {METHODS[m].title: curves.get(m, ([], [])) for m in methods}  # colours stay
+        draw(ax, every, {METHODS[m].title: run for m, run in runs.items()})
+        ax.get_legend().remove()
+        ax.set_title(title_of(data))
+    figure.tight_layout()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=3, loc="upper center",
+                  bbox_to_anchor=(0.5, 0.02), fontsize=8)  # fmt: skip
+    return figure
+
+
 def main() -> None:
-    """Draw all figures anew."""
+    """Draw the figures of README and benchmark page anew."""
     mpl.use("Agg")
     FIGURES.mkdir(exist_ok=True)
-    for name, draw in (("road", draw_road), ("cost", draw_cost)):
+    for name, draw in (("road", draw_road), ("pull", draw_pull), ("cost", draw_cost)):
         path = FIGURES / f"{name}.png"
         draw().savefig(path, dpi=80, bbox_inches="tight")
         print(path.relative_to(ROOT))

@@ -1,0 +1,252 @@
+"""Pictures of test sections: tissue, ground truth, and what every network makes of it.
+
+    python -m report.gallery                  all volumes and networks that are at hand
+    python -m report.gallery --only isbi2012
+
+Real volumes are not part of the repository, so the pictures are:
+``report/figures/gallery/<data>_<section>/`` holds one small PNG a panel and ``card.json``, which
+says whose tissue it is and under what terms, which network drew which panel at which threshold,
+and how each scored on this very section. A panel is drawn again when its network has changed.
+Networks are those of `report.experiments` (``results/experiments``), else those that the repository
+brings (``data/models``).
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from cremi_eval import Volume
+from cremi_eval.evaluation import NeuronIds
+from data.locate import find_volume
+from malis import plotting
+from malis.checkpoint import Model, load_model
+from malis.dataset import LabelledVolume, load_volume, relabel_components
+from malis.segmentation import agglomerate
+from report.configurations import DATA, METHODS, SEEDS, runs
+from report.experiments import WORK, file_name
+from report.numbers import GALLERY
+from report.record import ROOT, environment
+from report.scoring import LINKAGES, make_samples
+
+SHIPPED = ROOT / "data" / "models"
+LINKAGE = "agglomeration"
+WINDOW = 320  # pixels that a panel shows along each axis, from the middle of the section
+GREYS = 64
+
+
+def find_model(data: str, method: str, seed: int) -> Path | None:
+    """Find the trained network of a run, if there is one on this machine.
+
+    Parameters
+    ----------
+    data, method : str
+        Keys of `DATA` and `METHODS`.
+    seed : int
+
+    Returns
+    -------
+    Path or None
+    """
+    own = WORK / f"{file_name(data, method, seed)}.model"
+    if own.is_file():
+        return own
+    card = SHIPPED / f"{data}.json"
+    if card.is_file():
+        content = json.loads(card.read_text())
+        if (content["method"], content["seed"]) == (method, seed):
+            return card.with_suffix(".model")
+    return None
+
+
+def models_of(data: str) -> dict[str, tuple[int, Path]]:
+    """List the networks for a volume: for each method the one of the lowest seed."""
+    found: dict[str, tuple[int, Path]] = {}
+    for _, method, seed in runs([data], list(METHODS), sorted(SEEDS)):
+        path = find_model(data, method, seed)
+        if path and method not in found:
+            found[method] = (seed, path)
+    return found
+
+
+def shown_sections(test: range) -> list[int]:
+    """Choose the sections to show: the first of the test sections and the middle one."""
+    return sorted({test[0], test[len(test) // 2]})
+
+
+def segment_test(model: Model, volume: LabelledVolume, test: range) -> np.ndarray:
+    """Segment the test sections with the threshold that the validation sections chose.
+
+    Parameters
+    ----------
+    model : Model
+        Its card holds the threshold.
+    volume : LabelledVolume
+    test : range
+
+    Returns
+    -------
+    (len(test), y, x) uint64 array
+    """
+    threshold = model.card["scores"][LINKAGE]["threshold"]
+    cuts = [
+        agglomerate(s.affinities, model.offsets, s.fragments, **LINKAGES[LINKAGE]).cut(threshold)
+        for s in make_samples(model.network, model.offsets, volume.sections(test))
+    ]
+    return np.concatenate([cut[None] if cut.ndim == 2 else cut for cut in cuts])
+
+
+def score_section(
+    truth: np.ndarray, segments: np.ndarray, ignore: tuple[int, ...]
+) -> dict[str, float]:
+    """Score one section as if it were alone."""
+    ids = NeuronIds(Volume(truth[None], (1, 1, 1)), ignore_groundtruth=ignore)
+    return ids.whole_volume_scores(segments[None]).as_dict()
+
+
+def window_of(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Take the middle of a section."""
+    starts = [max((size - WINDOW) // 2, 0) for size in shape]
+    return tuple(
+        slice(start, start + min(WINDOW, size)) for start, size in zip(starts, shape, strict=True)
+    )
+
+
+def save_panel(path: Path, raw: np.ndarray, labels: np.ndarray | None, colour: str) -> None:
+    """Draw tissue, and borders if there are any, one pixel a pixel, as a PNG of few colours.
+
+    Parameters
+    ----------
+    path : Path
+    raw : (y, x) uint8 array
+    labels : (y, x) integer array or None
+    colour : str
+        Of the borders.
+    """
+    figure = plt.figure(figsize=(raw.shape[1] / 100, raw.shape[0] / 100), dpi=100)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    if labels is None:
+        plotting.show_raw(ax, raw)
+    else:
+        plotting.show_borders(ax, raw, labels, colour)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    plt.close(figure)
+    part = path.with_suffix(".part")
+    picture.quantize(GREYS, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
+    part.replace(path)
+
+
+def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> Path:
+    """Draw tissue, truth and the given segmentations of a section, and write its card.
+
+    Parameters
+    ----------
+    data : str
+        Key of `DATA`.
+    section : int
+        Number of the section in its volume.
+    fresh : dict
+        For each method: ``segments`` (y, x), ``seed``, ``sha256`` and ``threshold``. Panels of
+        other methods stay as they are.
+
+    Returns
+    -------
+    Path
+        The card.
+    """
+    source = DATA[data]
+    volume = load_volume(find_volume(source.volume))
+    raw, truth = volume.raw[section], relabel_components(volume.labels[section])
+    window = window_of(raw.shape)
+    folder = GALLERY / f"{data}_{section}"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_panel(folder / "raw.png", raw[window], None, plotting.TRUTH)
+    save_panel(folder / "truth.png", raw[window], truth[window], plotting.TRUTH)
+    panels = read_card(data, section).get("networks", {})
+    for method, found in fresh.items():
+        save_panel(folder / f"{method}.png", raw[window], found["segments"][window], plotting.FOUND)
+        panels[method] = {
+            "title": METHODS[method].title,
+            **{key: found[key] for key in ("seed", "sha256", "threshold")},
+            **{key: environment()[key] for key in ("date", "revision")},
+            "scores": score_section(truth, found["segments"], source.ignore),
+        }
+    card = {
+        "data": data,
+        "volume": source.volume,
+        "source": source.source,
+        "section": section,
+        "window": [[part.start, part.stop] for part in window],
+        "pixel_nm": list(volume.resolution[1:]),
+        "networks": {method: panels[method] for method in METHODS if method in panels},
+    }
+    part = folder / "card.json.part"
+    part.write_text(json.dumps(card, indent=1) + "\n")
+    return part.replace(folder / "card.json")
+
+
+def read_card(data: str, section: int) -> dict[str, Any]:
+    """Read the card of a section; empty where there is none."""
+    path = GALLERY / f"{data}_{section}" / "card.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def refresh(data: str) -> list[Path]:
+    """Draw all sections of a volume anew whose networks have changed.
+
+    Parameters
+    ----------
+    data : str
+        Key of `DATA`.
+
+    Returns
+    -------
+    list of Path
+        The cards that were written; none where the volume or the networks are not at hand.
+    """
+    source = DATA[data]
+    sections = shown_sections(source.split.test)
+    cards = {section: read_card(data, section).get("networks", {}) for section in sections}
+    stale = {}
+    for method, (seed, path) in models_of(data).items():
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        if any(card.get(method, {}).get("sha256") != sha256 for card in cards.values()):
+            stale[method] = {"seed": seed, "sha256": sha256, "path": path}
+    if not stale:
+        return []
+    try:
+        volume = load_volume(find_volume(source.volume))
+    except FileNotFoundError:
+        return []
+    for found in stale.values():
+        model = load_model(found["path"])
+        found["threshold"] = model.card["scores"][LINKAGE]["threshold"]
+        found["volume"] = segment_test(model, volume, source.split.test)
+    written = []
+    for section in sections:
+        place = source.split.test.index(section)
+        fresh = {method: {**f, "segments": f["volume"][place]} for method, f in stale.items()}
+        written.append(draw_section(data, section, fresh))
+    return written
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
+    mpl.use("Agg")
+    for data in parser.parse_args().only:
+        for card in refresh(data):
+            print(card.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
