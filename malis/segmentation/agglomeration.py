@@ -21,7 +21,7 @@ from malis.segmentation.grid import read_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.labels import compact
 from malis.segmentation.quantile import merge_by_quantile
-from malis.segmentation.regions import RegionGraph, graph_of_regions
+from malis.segmentation.regions import RegionGraph, RegionSums, graph_of_regions
 
 LINKAGES = ("mean", "single", "quantile")
 
@@ -86,7 +86,7 @@ def agglomerate(
 
 
 def merge_regions(
-    graph: RegionGraph,
+    graph: RegionGraph | RegionSums,
     *,
     linkage: str = "mean",
     quantile: float = 0.75,
@@ -96,8 +96,8 @@ def merge_regions(
 
     Parameters
     ----------
-    graph : RegionGraph
-        With N regions.
+    graph : RegionGraph or RegionSums
+        With N regions. Sums are enough for linkage "mean" and "single".
     linkage, quantile, initial_maximum
         See `agglomerate`.
 
@@ -111,7 +111,7 @@ def merge_regions(
     Raises
     ------
     ValueError
-        If linkage or quantile is unknown.
+        If linkage or quantile is unknown, or quantiles are asked for of sums.
 
     Notes
     -----
@@ -128,10 +128,12 @@ def merge_regions(
         return _single(graph)
     if linkage == "mean":
         return _mean(graph)
+    if isinstance(graph, RegionSums):
+        raise ValueError("linkage 'quantile' needs all affinities of a boundary, not their sum")
     return merge_by_quantile(graph, quantile, initial_maximum)
 
 
-def _connected(graph: RegionGraph) -> np.ndarray:
+def _connected(graph: RegionGraph | RegionSums) -> np.ndarray:
     """Return the edges and, after them, further ones that tie the graph's components together."""
     ones = np.ones(len(graph.edges), dtype=bool)
     table = sparse.coo_array((ones, tuple(graph.edges.T)), (graph.n_regions, graph.n_regions))
@@ -146,7 +148,7 @@ def _children(parents: np.ndarray, n_merges: int) -> np.ndarray:
     return order[: 2 * n_merges].reshape(-1, 2)
 
 
-def _single(graph: RegionGraph) -> tuple[np.ndarray, np.ndarray]:
+def _single(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
     """Merge in the order of Kruskal's algorithm."""
     edges, n_edges = _connected(graph), len(graph.edges)
     by_score = np.argsort(-graph.maximum, kind="stable")
@@ -160,7 +162,7 @@ def _single(graph: RegionGraph) -> tuple[np.ndarray, np.ndarray]:
     return _children(tree.parents(), len(used)), graph.maximum[used]
 
 
-def _mean(graph: RegionGraph) -> tuple[np.ndarray, np.ndarray]:
+def _mean(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
     """Merge by Higra's average linkage."""
     edges, n_edges = _connected(graph), len(graph.edges)
     n_ties = len(edges) - n_edges

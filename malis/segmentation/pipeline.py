@@ -67,9 +67,7 @@ def segment(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     steps = check_offsets(offsets)
-    in_volume = steps.shape[1] == 3 and affinities.ndim == 4
-    flat = in_volume and affinities.shape[1] > 1 and not _has_unit_step(steps, axis=0)
-    thick = in_volume and sampling is not None and sampling[0] >= THICK * min(sampling[1:])
+    flat, thick = are_sections_apart(affinities.shape[1:], steps, sampling)
     if method == "connected_components":
         labels = connected_components(affinities, offsets, threshold)
     elif method == "threshold_watershed":
@@ -80,6 +78,32 @@ def segment(
     if flat:
         labels = link_sections(labels)
     return remove_small(labels, min_size) if min_size > 1 else labels
+
+
+def are_sections_apart(
+    shape: tuple[int, ...], offsets: np.ndarray, sampling: tuple[float, ...] | None
+) -> tuple[bool, bool]:
+    """Tell whether sections are cut into fragments one by one.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Spatial shape.
+    offsets : (C, ndim) int64 array
+    sampling : tuple of float, optional
+        Size of a voxel along every axis.
+
+    Returns
+    -------
+    flat : bool
+        They are, because no channel of unit steps joins them; then they have to be linked.
+    thick : bool
+        They are, because they are much thicker than a pixel is wide.
+    """
+    in_volume = offsets.shape[1] == 3 and len(shape) == 3
+    flat = in_volume and shape[0] > 1 and not _has_unit_step(offsets, axis=0)
+    thick = in_volume and sampling is not None and sampling[0] >= THICK * min(sampling[1:])
+    return flat, thick
 
 
 def _has_unit_step(offsets: np.ndarray, axis: int) -> bool:

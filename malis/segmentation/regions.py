@@ -37,11 +37,16 @@ class RegionGraph:
         return np.diff(self.starts)
 
     @property
-    def mean(self) -> np.ndarray:
-        """Mean affinity between each pair, (E,) float64."""
+    def total(self) -> np.ndarray:
+        """Sum of the affinities between each pair, (E,) float64."""
         if len(self.edges) == 0:
             return np.zeros(0)
-        return np.add.reduceat(self.affinities, self.starts[:-1], dtype=np.float64) / self.contact
+        return np.add.reduceat(self.affinities, self.starts[:-1], dtype=np.float64)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean affinity between each pair, (E,) float64."""
+        return self.total / self.contact
 
     @property
     def maximum(self) -> np.ndarray:
@@ -49,6 +54,36 @@ class RegionGraph:
         if len(self.edges) == 0:
             return np.zeros(0, dtype=np.float32)
         return np.maximum.reduceat(self.affinities, self.starts[:-1])
+
+
+@dataclass(frozen=True)
+class RegionSums:
+    """What is left of a region graph when the single affinities are too many to be kept.
+
+    Sums over parts of a volume add up to those of the whole; means and quantiles would not.
+
+    Attributes
+    ----------
+    n_regions, edges
+        See `RegionGraph`.
+    contact : (E,) int64 array
+        Number of voxel edges between each pair.
+    total : (E,) float64 array
+        Sum of their affinities.
+    maximum : (E,) float32 array
+        Largest of them.
+    """
+
+    n_regions: int
+    edges: np.ndarray
+    contact: np.ndarray
+    total: np.ndarray
+    maximum: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean affinity between each pair, (E,) float64."""
+        return self.total / self.contact
 
 
 def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> RegionGraph:

@@ -4,6 +4,8 @@ A network that predicts in 2D knows nothing of the third axis. In thin sections 
 much of the area that it covers in the section before; regions are linked where they do.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
@@ -56,24 +58,56 @@ def link_sections(
     below, above = regions[:-1].ravel(), regions[1:].ravel()
     both = (below > 0) & (above > 0)
     pairs = below[both], above[both]
-    overlap = sparse.coo_array((np.ones(len(pairs[0])), pairs), (n, n)).tocsr().tocoo()
-    if affinities is None:
-        shared = overlap.data
-    else:
-        weights = as_numpy(affinities)[1:].ravel()[both].astype(np.float64)
-        shared = sparse.coo_array((weights, pairs), (n, n)).tocsr().tocoo().data
+    weights = None if affinities is None else as_numpy(affinities)[1:].ravel()[both]
     area = np.bincount(regions.ravel(), minlength=n)
-    score = shared / (area[overlap.row] + area[overlap.col] - overlap.data)
+    ones = np.ones(len(pairs[0]))
+    component = link_regions(area, pairs, ones, weights=weights, threshold=threshold)
+    return in_kind(component[regions], labels)
+
+
+def link_regions(
+    area: np.ndarray,
+    pairs: Sequence[np.ndarray],
+    overlap: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    threshold: float = 0.2,
+) -> np.ndarray:
+    """Link regions of which only areas and overlaps are known; see `link_sections`.
+
+    Parameters
+    ----------
+    area : (N + 1,) array
+        Voxels of every region 1 ... N; region 0 is none.
+    pairs : two (P,) integer arrays
+        Regions of one section and regions above them in the next; a pair may come several times.
+    overlap : (P,) array
+        Voxels that the two share.
+    weights : (P,) array, optional
+        What they count for; by default as many as they are.
+    threshold : float
+        In [0, 1].
+
+    Returns
+    -------
+    (N + 1,) int32 array
+        The object of every region; 0 stays 0.
+    """
+    n, pairs = len(area), tuple(pairs)
+    both = sparse.coo_array((overlap, pairs), (n, n)).tocsr().tocoo()
+    shared = both.data
+    if weights is not None:
+        shared = sparse.coo_array((weights.astype(np.float64), pairs), (n, n)).tocsr().tocoo().data
+    score = shared / (area[both.row] + area[both.col] - both.data)
     most_above, most_below = np.zeros(n), np.zeros(n)
-    np.maximum.at(most_above, overlap.row, shared)
-    np.maximum.at(most_below, overlap.col, shared)
-    best = (shared >= most_above[overlap.row]) | (shared >= most_below[overlap.col])
+    np.maximum.at(most_above, both.row, shared)
+    np.maximum.at(most_below, both.col, shared)
+    best = (shared >= most_above[both.row]) | (shared >= most_below[both.col])
     linked = best & (score >= threshold)
     links = sparse.coo_array(
-        (np.ones(linked.sum(), bool), (overlap.row[linked], overlap.col[linked])), (n, n)
+        (np.ones(linked.sum(), bool), (both.row[linked], both.col[linked])), (n, n)
     )
-    _, component = sparse.csgraph.connected_components(links, directed=False)
-    return in_kind(component[regions], labels)
+    return sparse.csgraph.connected_components(links, directed=False)[1]
 
 
 def _number_by_section(labels: Array) -> np.ndarray:

@@ -1,0 +1,366 @@
+"""The functions to call: predict a volume, segment affinities, or both."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from malis.affinity import nearest_offsets
+from malis.blockwise.memory import memory_to_predict, memory_to_segment
+from malis.blockwise.run import Options, start
+from malis.blockwise.stages import Recipe, file_checksum
+from malis.checkpoint import Model, load_model
+from malis.checks import Offsets, check_offsets
+from malis.segmentation.pipeline import are_sections_apart
+from malis.volumes import VolumeSource, open_volume, pyramid
+
+logger = logging.getLogger(__name__)
+
+BLOCK = (64, 512, 512)
+HALO = 32
+LINKAGES = ("mean", "single")
+VERSION = 1  # raise it when the same settings give another result than before
+
+
+def segment_volume(
+    source: VolumeSource | str | Path,
+    target: str | Path,
+    checkpoint: str | Path,
+    *,
+    block: Sequence[int] = BLOCK,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_per_worker: str | int | None = None,
+    threshold: float | None = None,
+    linkage: str = "mean",
+    halo: int = HALO,
+    tile: int | Sequence[int] | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Segment a volume with a trained network, block by block.
+
+    The result is an OME-Zarr folder with the images ``affinities``, ``fragments`` and
+    ``segmentation``; `malis.volumes.open_volume` opens the last unless told otherwise. A call that
+    was interrupted, by whatever, is continued by the same call.
+
+    Parameters
+    ----------
+    source : VolumeSource, str or Path
+        Raw data (z, y, x); a path is opened by `open_volume`.
+    target : str or Path
+        Folder to write, where all workers see it.
+    checkpoint : str or Path
+        A model file of `malis.checkpoint.save_model`. A network that predicts sections is taken
+        section by section; then regions are linked, see `malis.segmentation.link_sections`.
+    block : (3,) sequence of int
+        Size of a block; at least the network's field of view. The larger, the less is computed
+        twice, and the more memory a worker needs.
+    workers : int
+        Processes of the local cluster, one thread each. 0: no cluster, all in this process.
+    scheduler : str, optional
+        Address of a running Dask scheduler, "tcp://host:8786", instead of a local cluster. Source,
+        target and checkpoint must lie under the same paths there.
+    memory_per_worker : str or int, optional
+        Limit for each local worker, "4GB" or bytes; by default an equal share of the machine's. A
+        worker that exceeds it is ended.
+    threshold : float, optional
+        Fragments are merged while their score is at least this. By default what the model's card
+        says was chosen on validation data, or else 0.5.
+    linkage : {"mean", "single"}
+        See `malis.segmentation.agglomerate`.
+    halo : int
+        What the fragments of a block are computed from around it, in sides of the finest voxel:
+        about the radius of the thickest objects.
+    tile : int or sequence of int, optional
+        Largest input of the network; see `malis.inference.predict`.
+    device : str, optional
+        Where networks compute; by default on the worker's GPU if it has one.
+    overwrite : bool
+        Remove an earlier output at the target.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    dict
+        ``target``, ``threshold``, ``n_blocks``, ``seconds`` (of this call), ``block_seconds`` (of
+        all workers, by step); and in bytes per worker ``memory_needed`` (an upper bound, known in
+        advance), ``memory_limit`` and ``memory_peak`` (measured).
+
+    Raises
+    ------
+    ValueError
+        If source, checkpoint and block do not fit each other, a worker's memory is too small for a
+        block, or an argument is out of range.
+    FileNotFoundError
+        If there is no source or checkpoint.
+    FileExistsError
+        If there is something at the target that is complete, of other settings, or not ours.
+    BlockError
+        If a block fails: a full disk, damaged data, workers that die. An `OSError`; blocks that are
+        done are kept.
+    ConnectionError
+        If no scheduler answers.
+
+    Notes
+    -----
+    A local cluster starts processes: in a script, call this under ``if __name__ == "__main__":``.
+    Time is linear in the number of blocks, but for the agglomeration of the region graph, which
+    runs in this process and holds about a hundred bytes a fragment and pair of fragments.
+    """
+    source, model = _opened(source), load_model(checkpoint)
+    block = _check_prediction(source, model, block)
+    offsets = _offsets_in_volume(model.offsets)
+    threshold = _validated_threshold(model) if threshold is None else float(threshold)
+    recipe = _recipe(source.shape, offsets, source.resolution, halo)
+    predict_settings = _prediction_settings(source, checkpoint, block)
+    segment_settings = _segmentation_settings(recipe, threshold, linkage)
+    with start(
+        target,
+        predict_settings | segment_settings,
+        _affinity_array(source, offsets) | _label_arrays(source, block),
+        shape=source.shape,
+        block=block,
+        memory_needed=max(
+            memory_to_predict(model.network, source.shape, block, tile),
+            memory_to_segment(source.shape, block, recipe.halo, len(offsets)),
+        ),
+        options=Options(workers, scheduler, memory_per_worker, overwrite, progress),
+    ) as run:
+        run.predict(source, Path(checkpoint).absolute(), tile, device)
+        run.segment(None, recipe, threshold, linkage)
+        return {"threshold": threshold, **run.report()}
+
+
+def predict_volume(
+    source: VolumeSource | str | Path,
+    target: str | Path,
+    checkpoint: str | Path,
+    *,
+    block: Sequence[int] = BLOCK,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_per_worker: str | int | None = None,
+    tile: int | Sequence[int] | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Predict the affinities of a volume, block by block.
+
+    Parameters
+    ----------
+    source, target, checkpoint, block, workers, scheduler, memory_per_worker, tile, device, \
+overwrite, progress
+        See `segment_volume`. The target holds the image ``affinities``, (C, z, y, x) float32, and
+        the edge of every channel in its attribute ``offsets``.
+
+    Returns
+    -------
+    dict
+        See `segment_volume`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, FileExistsError, BlockError, ConnectionError
+        See `segment_volume`.
+    """
+    source, model = _opened(source), load_model(checkpoint)
+    block = _check_prediction(source, model, block)
+    with start(
+        target,
+        _prediction_settings(source, checkpoint, block),
+        _affinity_array(source, _offsets_in_volume(model.offsets)),
+        shape=source.shape,
+        block=block,
+        memory_needed=memory_to_predict(model.network, source.shape, block, tile),
+        options=Options(workers, scheduler, memory_per_worker, overwrite, progress),
+    ) as run:
+        run.predict(source, Path(checkpoint).absolute(), tile, device)
+        return run.report()
+
+
+def segment_affinities(
+    source: VolumeSource | str | Path,
+    target: str | Path,
+    *,
+    threshold: float,
+    offsets: Offsets | None = None,
+    block: Sequence[int] = BLOCK,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_per_worker: str | int | None = None,
+    linkage: str = "mean",
+    halo: int = HALO,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Segment affinities that exist already, block by block.
+
+    Parameters
+    ----------
+    source : VolumeSource, str or Path
+        Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255. Of a path, the dataset
+        "affinities" is opened.
+    target : str or Path
+        Folder to write; it will hold the images ``fragments`` and ``segmentation``.
+    threshold : float
+        Fragments are merged while their score is at least this.
+    offsets : (C, 3) integers, optional
+        The edge of every channel; by default what the source's attribute ``offsets`` says, or else
+        `malis.nearest_offsets`.
+    block, workers, scheduler, memory_per_worker, linkage, halo, overwrite, progress
+        See `segment_volume`.
+
+    Returns
+    -------
+    dict
+        See `segment_volume`.
+
+    Raises
+    ------
+    ValueError
+        If the source does not fit the offsets, and as in `segment_volume`.
+    FileNotFoundError, FileExistsError, BlockError, ConnectionError
+        See `segment_volume`.
+    """
+    if not isinstance(source, VolumeSource):
+        source = open_volume(source, "affinities")
+    if offsets is None:
+        offsets = source.attributes.get("offsets", nearest_offsets(3))
+    steps = check_offsets(offsets)
+    if source.ndim != 4 or steps.shape != (source.shape[0], 3):
+        raise ValueError(
+            f"{source.name} must have shape (C, z, y, x), one channel for each of the offsets "
+            f"{steps.tolist()}, got {source.shape}"
+        )
+    shape = source.shape[1:]
+    block = _check_block(block, shape)
+    recipe = _recipe(shape, steps, source.resolution, halo)
+    settings = {
+        "source": _identity(source),
+        "block": block,
+        **_segmentation_settings(recipe, threshold, linkage),
+    }
+    with start(
+        target,
+        settings,
+        _label_arrays(source, block),
+        shape=shape,
+        block=block,
+        memory_needed=memory_to_segment(shape, block, recipe.halo, len(steps)),
+        options=Options(workers, scheduler, memory_per_worker, overwrite, progress),
+    ) as run:
+        run.segment(source, recipe, threshold, linkage)
+        return {"threshold": threshold, **run.report()}
+
+
+def _opened(source: VolumeSource | str | Path) -> VolumeSource:
+    return source if isinstance(source, VolumeSource) else open_volume(source)
+
+
+def _offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
+    """Return offsets with three axes; a network that predicts sections has none along z."""
+    return tuple((0,) * (3 - len(step)) + tuple(step) for step in check_offsets(offsets).tolist())
+
+
+def _check_block(block: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the block, cut off to the size of the volume."""
+    block = tuple(int(n) for n in block)
+    if len(block) != 3 or min(block) < 1:
+        raise ValueError(f"block must be 3 positive numbers (z, y, x), got {block}")
+    return tuple(min(b, n) for b, n in zip(block, shape, strict=True))
+
+
+def _check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) -> tuple[int, ...]:
+    """Check that source, network and block fit each other; return the block."""
+    net = model.network
+    if source.ndim != 3 or net.in_channels != 1:
+        raise ValueError(
+            f"source must be a volume (z, y, x) and the network have one input channel, got "
+            f"{source.name} of shape {source.shape} and {net.in_channels} channel(s)"
+        )
+    block = _check_block(block, source.shape)
+    view = (1,) * (3 - net.ndim) + net.geometry.field_of_view
+    if any(b < min(v, n) for b, v, n in zip(block, view, source.shape, strict=True)):
+        raise ValueError(
+            f"block {block} is smaller than the network's field of view {view}: most voxels would "
+            "be computed many times"
+        )
+    return block
+
+
+def _validated_threshold(model: Model) -> float:
+    """Return the threshold that was chosen on validation data, if the model's card has one."""
+    scores = model.card.get("scores", {}).get("agglomeration", {})
+    if "threshold" not in scores:
+        logger.info("the model's card has no validated threshold; 0.5 is taken")
+    return float(scores.get("threshold", 0.5))
+
+
+def _recipe(
+    shape: tuple[int, ...], offsets: Offsets, resolution: tuple[float, ...], halo: int
+) -> Recipe:
+    """Decide how the volume is cut into fragments, like `malis.segment`."""
+    if halo < 0:
+        raise ValueError(f"halo must not be negative, got {halo}")
+    offsets = check_offsets(offsets)
+    flat, thick = are_sections_apart(shape, offsets, resolution)
+    per_section = flat or thick
+    finest = min(resolution[int(per_section) :])
+    voxels = [math.ceil(halo * finest / side) for side in resolution]
+    if per_section:
+        voxels[0] = 0
+    return Recipe(tuple(map(tuple, offsets.tolist())), resolution, per_section, flat, tuple(voxels))
+
+
+def _identity(source: VolumeSource) -> list[Any]:
+    return [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
+
+
+def _prediction_settings(
+    source: VolumeSource, checkpoint: str | Path, block: tuple[int, ...]
+) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "source": _identity(source),
+        "checkpoint": file_checksum(Path(checkpoint)),
+        "block": block,
+    }
+
+
+def _segmentation_settings(recipe: Recipe, threshold: float, linkage: str) -> dict[str, Any]:
+    if linkage not in LINKAGES:
+        raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, got {linkage!r}")
+    return {"version": VERSION, **recipe._asdict(), "threshold": threshold, "linkage": linkage}
+
+
+def _affinity_array(
+    source: VolumeSource, offsets: tuple[tuple[int, ...], ...]
+) -> dict[str, dict[str, Any]]:
+    return {
+        "affinities": {
+            "shape": (len(offsets), *source.shape),
+            "dtype": np.float32,
+            "resolution": source.resolution,
+            "offset": source.offset,
+            "attributes": {"offsets": offsets},
+        }
+    }
+
+
+def _label_arrays(source: VolumeSource, block: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    shape = source.shape[-3:]
+    image = {
+        "shape": shape,
+        "dtype": np.uint64,
+        "resolution": source.resolution,
+        "offset": source.offset,
+    }
+    levels = pyramid(shape, block, source.resolution)
+    return {"fragments": image, "segmentation": {**image, "levels": levels}}

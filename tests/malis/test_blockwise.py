@@ -1,0 +1,283 @@
+"""Blocks give what one piece gives; computed in this process, without a cluster."""
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malis import nearest_offsets, segment
+from malis.blockwise import predict_volume, segment_affinities, segment_volume
+from malis.blockwise.blocks import cut_into_blocks, grow, within
+from malis.blockwise.graph import join_graphs
+from malis.blockwise.output import Output
+from malis.blockwise.stages import Recipe, boundary_block, name_fragments
+from malis.checkpoint import load_model, save_model
+from malis.fcn import PlainCNN
+from malis.inference import predict
+from malis.segmentation import agglomerate, fragments, region_graph
+from malis.segmentation.oversegmentation import fragment_steps
+from malis.volumes import create_ome_zarr, open_volume
+from report.derived_affinities import derive_affinities
+from unet import UNet
+
+QUIET = {"workers": 0, "progress": False}
+
+
+def voi(one, other):
+    """Variation of information between two labellings, split and merge together, in bits."""
+    joint = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1, return_counts=True)[1]
+    parts = [np.unique(labels, return_counts=True)[1] for labels in (one, other)]
+
+    def entropy(counts):
+        p = counts / one.size
+        return -(p * np.log2(p)).sum()
+
+    return 2 * entropy(joint) - sum(map(entropy, parts))
+
+
+def write_volume(path, values, resolution=(40, 4, 4), **attributes):
+    block = tuple(min(16, n) for n in values.shape[-3:])
+    create_ome_zarr(
+        path,
+        values.shape,
+        values.dtype,
+        resolution=resolution,
+        offset=(80, 8, 4),
+        block=block,
+        attributes=attributes,
+    )
+    zarr.open_array(path / "0", mode="r+")[...] = values
+    return open_volume(path)
+
+
+def random_network(kind, seed=0):
+    """Networks with small fields of view; weights large enough that affinities differ."""
+    torch.manual_seed(seed)
+    net, arguments, ndim = {
+        "unet-3d": (UNet, {"n_classes": 3, "depth": 2, "wf": 2, "ndim": 3}, 3),
+        "unet-3d-padded": (
+            UNet,
+            {"n_classes": 3, "depth": 2, "wf": 2, "ndim": 3, "padding": True, "batch_norm": True},
+            3,
+        ),
+        "unet-3d-flat-pools": (
+            UNet,
+            {
+                "n_classes": 3,
+                "depth": 3,
+                "wf": 1,
+                "ndim": 3,
+                "padding": True,
+                "up_mode": "upsample",
+                "pool_sizes": [[1, 2, 2], [1, 2, 2]],
+                "kernel_sizes": [[1, 3, 3]] * 3,
+            },
+            3,
+        ),
+        "unet-2d": (UNet, {"depth": 3, "wf": 2, "padding": True}, 2),
+        "cnn-3d": (PlainCNN, {"n_affinities": 3, "ndim": 3, "n_layers": 2}, 3),
+    }[kind]
+    network = net(**arguments).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2)
+    return network, arguments, nearest_offsets(ndim)
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    def make(kind, card=None):
+        path = tmp_path / f"{kind}.model"
+        save_model(path, *random_network(kind), card or {}, half=False)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cells():
+    """Noisy affinities of neurites that run along z, and their labels."""
+    rng = np.random.default_rng(0)
+    shape, n = (24, 96, 104), 45
+    centres = rng.uniform(0, 1, (n, 2)) * shape[1:] + rng.normal(0, 0.5, (24, n, 2)).cumsum(axis=0)
+    pixels = np.stack(np.indices(shape[1:]), axis=-1)[..., None, :]
+    labels = np.stack([((pixels - c) ** 2).sum(axis=-1).argmin(axis=-1) for c in centres]) + 1
+    return derive_affinities(labels, nearest_offsets(3), rng, noise=0.2), labels
+
+
+# ---- blocks ----------------------------------------------------------------------------------
+
+
+@given(st.tuples(*[st.integers(1, 20)] * 3), st.tuples(*[st.integers(1, 8)] * 3))
+def test_every_voxel_lies_in_exactly_one_block(shape, block):
+    count = np.zeros(shape, int)
+    for part in cut_into_blocks(shape, block):
+        count[part.box] += 1
+    assert (count == 1).all()
+
+
+def test_a_halo_ends_at_the_border_of_the_volume():
+    box = (slice(0, 4), slice(4, 8))
+    outer = grow(box, (2, 3), (10, 9))
+    assert outer == (slice(0, 6), slice(1, 9))
+    assert within(box, outer) == (slice(0, 4), slice(3, 7))
+
+
+# ---- affinities ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, block",
+    [
+        ("unet-3d", (32, 33, 34)),
+        ("unet-3d-padded", (31, 32, 33)),
+        ("unet-3d-flat-pools", (3, 53, 60)),
+        ("unet-2d", (2, 45, 47)),
+        ("cnn-3d", (9, 11, 20)),
+    ],
+)
+def test_affinities_are_those_of_one_piece(tmp_path, make_model, kind, block):
+    rng = np.random.default_rng(1)
+    shape = (7, 93, 101) if "2d" in kind or "flat" in kind else (45, 51, 70)
+    raw = rng.integers(0, 256, shape, dtype=np.uint8)
+    source = write_volume(tmp_path / "raw.zarr", raw)
+    model = load_model(make_model(kind))
+    report = predict_volume(
+        source, tmp_path / "out.zarr", tmp_path / f"{kind}.model", block=block, **QUIET
+    )
+    assert report["n_blocks"] > 3
+    expected = predict(model.network, raw, progress=False)
+    result = open_volume(tmp_path / "out.zarr")
+    assert result.dtype == np.float32
+    assert (result.resolution, result.offset) == (source.resolution, source.offset)
+    assert expected.std() > 0.05  # it is not the same everywhere
+    np.testing.assert_allclose(result[...], expected, atol=2e-6)
+
+
+# ---- segmentation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linkage", ["mean", "single"])
+def test_blocks_whose_halo_covers_the_volume_give_the_same_labels(tmp_path, cells, linkage):
+    affinities = cells[0][:, :, :40, :48]
+    source = write_volume(tmp_path / "affinities.zarr", affinities, (8, 8, 8))
+    pieces = fragments(affinities, nearest_offsets(3))
+    hierarchy = agglomerate(affinities, nearest_offsets(3), pieces, linkage=linkage)
+    segment_affinities(
+        source,
+        tmp_path / "out.zarr",
+        threshold=0.5,
+        linkage=linkage,
+        block=(16, 24, 16),
+        halo=48,
+        **QUIET,
+    )
+    labels = open_volume(tmp_path / "out.zarr")[...]
+    np.testing.assert_array_equal(labels, hierarchy.cut(0.5))
+
+
+@pytest.mark.parametrize("resolution", [(8, 8, 8), (40, 4, 4)])
+def test_segmentation_equals_the_one_piece_one(tmp_path, cells, resolution):
+    affinities, truth = cells
+    source = write_volume(tmp_path / "affinities.zarr", affinities, resolution)
+    segment_affinities(
+        source, tmp_path / "out.zarr", threshold=0.5, block=(12, 32, 36), halo=24, **QUIET
+    )
+    labels = open_volume(tmp_path / "out.zarr")[...]
+    expected = segment(affinities, nearest_offsets(3), threshold=0.5, sampling=resolution)
+    assert voi(labels, expected) < 0.01
+    assert voi(expected, truth) < 2  # a segmentation worth comparing with
+    assert voi(open_volume(tmp_path / "out.zarr", "fragments")[...], expected) > 0.5
+
+
+def test_sections_of_a_2d_network_are_linked_as_in_one_piece(tmp_path, cells):
+    affinities = cells[0][1:]
+    offsets = [(0, -1, 0), (0, 0, -1)]
+    source = write_volume(tmp_path / "affinities.zarr", affinities, offsets=offsets)
+    segment_affinities(
+        source, tmp_path / "out.zarr", threshold=0.7, block=(7, 32, 36), halo=24, **QUIET
+    )
+    labels = open_volume(tmp_path / "out.zarr")[...]
+    expected = segment(affinities, offsets, threshold=0.7, sampling=(40, 4, 4))
+    assert len(np.intersect1d(expected[0], expected[-1])) > 10  # objects do cross sections
+    assert voi(labels, expected) < 0.01
+
+
+def test_a_fragment_across_a_face_has_one_name(cells):
+    affinities, shape = cells[0][:, :, :72, :96], (24, 72, 96)
+    whole = fragment_steps(affinities, nearest_offsets(3))
+    names = name_fragments(whole, tuple(slice(0, n) for n in shape), shape)[whole.fragments]
+    box = (slice(0, 24), slice(0, 72), slice(20, 96))
+    part = fragment_steps(affinities[(slice(None), *box)], nearest_offsets(3))
+    same = name_fragments(part, box, shape)[part.fragments] == names[box]
+    assert same[:, :, 24:].all()  # beyond the reach of the cut
+    assert not same.all()
+    assert len(np.unique(names)) == len(np.unique(whole.fragments))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 5)] * 3))
+def test_every_boundary_edge_is_counted_once(tmp_path_factory, seed, block):
+    """Sums over blocks equal those of the whole, whichever way the offsets point."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(2, 8, 3).tolist())
+    pieces = rng.integers(0, 6, shape).astype(np.uint64)
+    offsets = [tuple(rng.choice([-1, 1]) * row) for row in np.eye(3, dtype=int)] + [(0, -2, 1)]
+    affinities = rng.random((4, *shape), dtype=np.float32)
+    folder = tmp_path_factory.mktemp("boundaries")
+    create_ome_zarr(
+        folder / "fragments",
+        shape,
+        np.uint64,
+        resolution=(1, 1, 1),
+        offset=(0, 0, 0),
+        block=block,
+        fill_value=2**64 - 1,
+    )
+    output = Output(folder, shape, block)
+    for part in output.blocks:
+        output.write("fragments", part.box, pieces[part.box])
+    recipe = Recipe(tuple(offsets), (1, 1, 1), False, False, (0, 0, 0))
+    for part in output.blocks:
+        boundary_block(output, WholeArray(affinities), recipe, part)
+    parts = [dict(np.load(output.file(f"boundaries/{p.name}.npz"))) for p in output.blocks]
+    ids = np.unique(pieces[pieces > 0])
+    sums = join_graphs(ids, parts)
+    expected = region_graph(affinities, offsets, pieces)
+    np.testing.assert_array_equal(sums.edges, expected.edges)
+    np.testing.assert_array_equal(sums.contact, expected.contact)
+    np.testing.assert_allclose(sums.total, expected.total)
+    np.testing.assert_array_equal(sums.maximum, expected.maximum)
+    sizes = dict.fromkeys(ids.tolist(), 0)
+    for part in parts:
+        for fragment, size in zip(part["ids"].tolist(), part["sizes"].tolist(), strict=True):
+            sizes[fragment] += size
+    assert sizes == {i: int((pieces == i).sum()) for i in ids.tolist()}
+
+
+class WholeArray:
+    """Affinities in memory, read like a volume."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __getitem__(self, index):
+        return self.values[index]
+
+
+def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path, make_model):
+    rng = np.random.default_rng(3)
+    raw = rng.integers(0, 256, (12, 40, 40), dtype=np.uint8)
+    source = write_volume(tmp_path / "raw.zarr", raw, (8, 8, 8))
+    card = {"scores": {"agglomeration": {"threshold": 0.6}}}
+    model = make_model("cnn-3d", card)
+    report = segment_volume(source, tmp_path / "out.zarr", model, block=(9, 20, 20), **QUIET)
+    assert report["threshold"] == 0.6
+    labels = open_volume(tmp_path / "out.zarr")
+    assert labels.dtype == np.uint64
+    assert (labels.resolution, labels.offset) == ((8, 8, 8), (80, 8, 4))
+    affinities = predict(load_model(model).network, raw, progress=False)
+    expected = segment(affinities, nearest_offsets(3), threshold=0.6, sampling=(8, 8, 8))
+    assert voi(labels[...], expected) < 0.01
