@@ -14,6 +14,7 @@ from malis.fcn import PlainCNN
 from unet import UNet
 
 SEEDS = (0, 1, 2)
+WEIGHT = 0.3  # of MALIS beside cross-entropy; like the windows, chosen on validation sections
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class Data:
     ignore : tuple of int
         Labels that are not scored: 0 where it means membrane.
     patch : tuple of int
-        Voxels that the loss sees in one piece. As many axes as the network has: a 2D network takes
-        sections one by one, and they are scored one by one.
+        Voxels that the network sees in one piece. As many axes as the network has: a 2D network
+        takes sections one by one, and they are scored one by one.
+    window : int
+        Voxels, along each axis, that MALIS sees in one piece.
     batch : int
         Patches a step.
     steps : int
@@ -69,6 +72,7 @@ class Data:
     source: str
     ignore: tuple[int, ...] = ()
     patch: tuple[int, ...] = (128, 128)
+    window: int = 32
     batch: int = 4
     steps: int = 1500
     mixed_precision: bool = True
@@ -86,12 +90,12 @@ class Stage:
     Parameters
     ----------
     loss : callable
-        Makes the loss for offsets.
+        Makes the loss for the data.
     share : float
         Of the steps.
     """
 
-    loss: Callable[[Offsets], nn.Module]
+    loss: Callable[[Data], nn.Module]
     share: float = 1.0
 
 
@@ -108,15 +112,12 @@ class Method:
     network : type
         Class of the network.
     peak_learning_rate : float
-    larger_patch : int
-        Patches are so many times as long along each axis, and fewer: as many voxels a step.
     """
 
     title: str
     stages: tuple[Stage, ...]
     network: type[nn.Module] = UNet
     peak_learning_rate: float = 2e-3
-    larger_patch: int = 1
 
     def network_arguments(self, ndim: int) -> dict[str, Any]:
         """Return the arguments of the network's class for 2 or 3 axes."""
@@ -128,20 +129,24 @@ class Method:
         return {"n_classes": ndim, "ndim": ndim, "depth": depth, "wf": features, **common}
 
 
-def cross_entropy(offsets: Offsets) -> nn.Module:
+def cross_entropy(data: Data) -> nn.Module:
     """Make the loss of every affinity on its own."""
-    return malis.AffinityCrossEntropy(offsets)
+    return malis.AffinityCrossEntropy(data.offsets)
 
 
-def constrained_malis(**settings: Any) -> Callable[[Offsets], nn.Module]:
-    """Make MALIS with other settings than the defaults."""
-    return lambda offsets: malis.MalisLoss(offsets, **settings)
+def constrained_malis(window: int | None = None, **settings: Any) -> Callable[[Data], nn.Module]:
+    """Make MALIS on windows, those of the data or others, with settings of its own."""
+    return lambda data: malis.WindowLoss(
+        malis.MalisLoss(data.offsets, **settings), window or data.window
+    )
 
 
-def both(weight: float = 1.0, **settings: Any) -> Callable[[Offsets], nn.Module]:
-    """Make the sum of both losses, MALIS with a weight and with settings."""
-    return lambda offsets: malis.SumLoss(
-        [malis.MalisLoss(offsets, **settings), malis.AffinityCrossEntropy(offsets)], [weight, 1.0]
+def both(
+    weight: float = WEIGHT, window: int | None = None, **settings: Any
+) -> Callable[[Data], nn.Module]:
+    """Make the sum of both losses, MALIS with a weight."""
+    return lambda data: malis.SumLoss(
+        [constrained_malis(window, **settings)(data), cross_entropy(data)], [weight, 1.0]
     )
 
 
@@ -168,6 +173,7 @@ DATA: dict[str, Data] = {
         SectionSplit(range(130), range(135, 160), range(165, 200)),
         "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
         patch=(48, 48, 48),
+        window=24,
         batch=1,
     ),
     "cremi_crop": Data(
@@ -181,7 +187,7 @@ DATA: dict[str, Data] = {
 METHODS: dict[str, Method] = {
     "cnn-2009": Method(
         "2009 network, maximin loss",
-        (Stage(lambda offsets: malis.MaximinLoss(offsets, n_pairs=1000)),),
+        (Stage(lambda data: malis.MaximinLoss(data.offsets, n_pairs=1000)),),
         PlainCNN,
         3e-3,
     ),
@@ -195,25 +201,25 @@ METHODS: dict[str, Method] = {
 }
 
 # What was tried on the way, judged by validation sections alone.
-TRIALS: dict[str, Method] = {
-    **METHODS,
-    "cross-entropy, lr/2": Method("", (Stage(cross_entropy),), peak_learning_rate=1e-3),
-    "cross-entropy, lr*2": Method("", (Stage(cross_entropy),), peak_learning_rate=4e-3),
-    "cross-entropy, 256": Method("", (Stage(cross_entropy),), larger_patch=2),
-    "malis, lr/2": Method("", (Stage(constrained_malis()),), peak_learning_rate=1e-3),
-    "malis, lr*2": Method("", (Stage(constrained_malis()),), peak_learning_rate=4e-3),
-    "malis, hinge": Method("", (Stage(constrained_malis(edge_loss="squared_hinge")),)),
-    "malis, log": Method("", (Stage(constrained_malis(edge_loss="cross_entropy")),)),
-    "both, lr/2": Method("", (Stage(both()),), peak_learning_rate=1e-3),
-    "both, lr*2": Method("", (Stage(both()),), peak_learning_rate=4e-3),
-    "both, 256": Method("", (Stage(both()),), larger_patch=2),
-    "both, 0.3": Method("", (Stage(both(0.3)),)),
-    "both, 3": Method("", (Stage(both(3.0)),)),
-    "both, 10": Method("", (Stage(both(10.0)),)),
-    "both, hinge": Method("", (Stage(both(edge_loss="squared_hinge")),)),
-    "both, log": Method("", (Stage(both(edge_loss="cross_entropy")),)),
-    "both, unconstrained": Method("", (Stage(both(constrained=False)),)),
-    "cross-entropy, then both": Method("", (Stage(cross_entropy, 2 / 3), Stage(both(), 1 / 3))),
+TRIALS: dict[str, Method] = METHODS | {
+    name: Method(name, stages, peak_learning_rate=rate)
+    for name, stages, rate in (
+        ("cross-entropy, half the learning rate", (Stage(cross_entropy),), 1e-3),
+        ("cross-entropy, twice the learning rate", (Stage(cross_entropy),), 4e-3),
+        ("both, half the learning rate", (Stage(both()),), 1e-3),
+        ("both, twice the learning rate", (Stage(both()),), 4e-3),
+        ("MALIS on whole patches", (Stage(constrained_malis(128)),), 2e-3),
+        ("both, MALIS on whole patches", (Stage(both(window=128)),), 2e-3),
+        ("both, windows of 16", (Stage(both(window=16)),), 2e-3),
+        ("both, windows of 64", (Stage(both(window=64)),), 2e-3),
+        ("both, weight 0.1", (Stage(both(0.1)),), 2e-3),
+        ("both, weight 1", (Stage(both(1.0)),), 2e-3),
+        ("both, whole patches, weight 1", (Stage(both(1.0, 128)),), 2e-3),
+        ("both, squared hinge", (Stage(both(edge_loss="squared_hinge")),), 2e-3),
+        ("both, logarithmic", (Stage(both(edge_loss="cross_entropy")),), 2e-3),
+        ("both, unconstrained", (Stage(both(constrained=False)),), 2e-3),
+        ("cross-entropy, then both", (Stage(cross_entropy, 2 / 3), Stage(both(), 1 / 3)), 2e-3),
+    )
 }
 
 

@@ -90,13 +90,12 @@ def run(
         "method": method,
         "title": recipe.title,
         "losses": [
-            {"loss": _describe(stage.loss(source.offsets)), "share": stage.share}
-            for stage in recipe.stages
+            {"share": stage.share, **_describe(stage.loss(source))} for stage in recipe.stages
         ],
         "seed": seed,
         "steps": steps,
-        "batch_size": batch_size(source, recipe),
-        "patch": patch_size(source, recipe),
+        "batch_size": source.batch,
+        "patch": source.patch,
         "peak_learning_rate": recipe.peak_learning_rate,
         "precision": "bfloat16" if source.mixed_precision else "float32",
         "parameters": sum(weights.numel() for weights in network.parameters()),
@@ -142,11 +141,10 @@ def train_stages(
     History
         Of all stages, steps numbered throughout.
     """
-    patch = patch_size(source, recipe)
     patches = PatchDataset(
         volume.sections(source.split.train),
-        patch,
-        network.output_size(patch),
+        source.patch,
+        network.output_size(source.patch),
         augment=Augmentation(),
         seed=seed,
     )
@@ -156,10 +154,10 @@ def train_stages(
         share = steps - done if last else round(steps * stage.share)
         history = train(
             network,
-            stage.loss(source.offsets),
+            stage.loss(source),
             patches,
             steps=share,
-            batch_size=batch_size(source, recipe),
+            batch_size=source.batch,
             learning_rate=Decay(recipe.peak_learning_rate, steps, done),
             mixed_precision=source.mixed_precision,
             seed=seed + 1000 * number,
@@ -181,32 +179,25 @@ def train_stages(
     return whole
 
 
-def patch_size(source: Data, recipe: Method) -> tuple[int, ...]:
-    """Return the size of a training patch."""
-    return tuple(recipe.larger_patch * size for size in source.patch)
-
-
-def batch_size(source: Data, recipe: Method) -> int:
-    """Return the number of patches a step: larger ones are fewer."""
-    return max(source.batch // recipe.larger_patch ** len(source.patch), 1)
-
-
 def file_name(data: str, method: str, seed: int) -> str:
     """Return the name of a run without suffix; that of a trial has no blanks and signs."""
     return f"{data}_{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}_{seed}"
 
 
 def _describe(loss: torch.nn.Module) -> dict[str, Any]:
-    """List the settings of a loss."""
+    """List the settings of a loss and of those that it is made of."""
     settings = {
         name: value
         for name, value in vars(loss).items()
-        if isinstance(value, bool | int | float | str) and not name.startswith("_")
+        if isinstance(value, bool | int | float | str | list) and not name.startswith("_")
     }
     settings.pop("training", None)
-    parts = [_describe(part) for part in getattr(loss, "losses", [])]
-    weights = {"weights": [float(w) for w in loss.weights], "losses": parts} if parts else {}
-    return {"name": type(loss).__name__, **settings, **weights}
+    parts = [
+        _describe(part)
+        for module in loss.children()
+        for part in (module if isinstance(module, torch.nn.ModuleList) else [module])
+    ]
+    return {"name": type(loss).__name__, **settings} | ({"losses": parts} if parts else {})
 
 
 def _thin(steps: list[float], losses: list[float]) -> dict[str, list[float]]:
