@@ -1,17 +1,18 @@
 """How good are the segmentations: agglomeration, the baselines, and waterz on the same fragments.
 
     python -m report.segmentation_quality --waterz-python waterz/bin/python
-    python -m report.segmentation_quality --affinities network.npz --data isbi2012
+    python -m report.segmentation_quality --models results/experiments/isbi2012_unet-both_0.model
     python -m report.segmentation_quality --quick          one noise level, one seed, writes nothing
 
-Affinities are derived from real labels (`report.derived_affinities`), or come from a network: an
-.npz or HDF5 file with ``validation`` and ``test``, each (C, z, y, x), of the sections that `DATA`
-names. Every method chooses its threshold by the CREMI score of the validation sections; scores are
-those of the test sections, as `cremi_eval` computes them. Writes
-``report/results/segmentation_quality.json`` and a table beside it.
+Affinities are derived from real labels (`report.derived_affinities`), or predicted by networks, the
+models of runs of `report.experiments`. Every method chooses its threshold by the CREMI score of the
+validation sections; scores are those of the test sections, as `cremi_eval` computes them. Writes
+``report/results/segmentation_quality.json``, or ``segmentation_quality_networks.json``, and a table
+beside it.
 """
 
 import argparse
+import itertools
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
@@ -27,6 +28,10 @@ from cremi_eval import Volume
 from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
 from data.locate import find_volume
 from malis import nearest_offsets
+from malis.checkpoint import Model, load_model
+from malis.components import relabel_components
+from malis.dataset import load_volume
+from malis.inference import predict
 from malis.segmentation import (
     agglomerate,
     best_threshold,
@@ -85,7 +90,10 @@ DATA = {
     "cremi_crop": Data("cremi_sample_B_crop.hdf", slice(3, 4), slice(4, 5), True),
     "fib25_sections": Data("fib25_train.hdf", slice(135, 160, 6), slice(165, 200, 7), True),
     "fib25": Data("fib25_train.hdf", slice(135, 160), slice(165, 200), False),
+    "synthetic": Data("synthetic", slice(16, 20), slice(20, 24), True),
 }
+DERIVED = ("isbi2012", "cremi_crop", "fib25_sections", "fib25")
+OF_RUNS = {"fib25": "fib25_sections", "fib25_volume": "fib25"}  # names in report.configurations
 
 
 @dataclass(frozen=True)
@@ -117,22 +125,16 @@ def derived_samples(data: Data, sections: slice, noise: float, seed: int) -> lis
     return make_samples(data, affinities, parts)
 
 
-def predicted_samples(data: Data, file: Path) -> tuple[list[Sample], list[Sample]]:
-    """Read the affinities that a network predicted on the validation and the test sections."""
-    source: Any = np.load(file) if file.suffix == ".npz" else h5py.File(file)
-    samples = []
-    with source, h5py.File(find_volume(data.volume)) as volume:
-        for name, sections in (("validation", data.validation), ("test", data.test)):
-            labels = volume["volumes/labels/neuron_ids"][sections]
-            predicted = np.asarray(source[name], dtype=np.float32)
-            if predicted.shape != (len(data.offsets), *labels.shape):
-                raise ValueError(
-                    f"{name} must have shape {(len(data.offsets), *labels.shape)} for "
-                    f"sections {sections.start} to {sections.stop - 1}, got {predicted.shape}"
-                )
-            parts = np.moveaxis(predicted, 1, 0) if data.flat else [predicted]
-            samples.append(make_samples(data, parts, labels if data.flat else [labels]))
-    return samples[0], samples[1]
+def predicted_samples(data: Data, model: Model, sections: slice) -> list[Sample]:
+    """Make samples of the affinities that a network predicts."""
+    volume = load_volume(find_volume(data.volume))
+    part = volume.sections(range(*sections.indices(len(volume.raw))))
+    predicted = predict(model.network, part.raw, progress=False)
+    if data.flat:
+        parts, truths = np.moveaxis(predicted, 1, 0), map(relabel_components, part.labels)
+    else:
+        parts, truths = [predicted], [relabel_components(part.labels)]
+    return make_samples(data, parts, truths)
 
 
 def make_samples(
@@ -319,41 +321,39 @@ def times_waterz(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, fl
 def main() -> None:
     """Compare on all data and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--affinities", type=Path, help="a network's, of one data set")
+    parser.add_argument("--data", nargs="+", choices=DERIVED, default=DERIVED)
+    parser.add_argument("--models", nargs="+", type=Path, help="trained networks")
     parser.add_argument("--waterz-python", help="a Python that can import waterz")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     version = waterz_version(arguments.waterz_python)
     python = arguments.waterz_python if version else None
-    if arguments.affinities and len(arguments.data) != 1:
-        parser.error("--affinities needs the --data that they belong to")
     rows = []
-    for name in arguments.data:
-        data = DATA[name]
-        if arguments.affinities:
-            cases = [(arguments.affinities.stem, None)]
-        else:
-            levels, seeds = (NOISE[:1], SEEDS[:1]) if arguments.quick else (NOISE, SEEDS)
-            cases = [(level, seed) for level in levels for seed in seeds]
-        for source, seed in cases:
-            if seed is None:
-                validation, test = predicted_samples(data, arguments.affinities)
-            else:
-                validation, test = (
-                    derived_samples(data, sections, source, seed)
-                    for sections in (data.validation, data.test)
-                )
-            methods = compare(data, validation, test, python)
-            label = source if seed is None else f"noise {source}"
-            rows.append({"data": name, "source": label, "seed": seed, "methods": methods})
-            print(table(rows[-1:]), flush=True)
+
+    def add_row(name: str, source: str, seed: int | None, samples: list[list[Sample]]) -> None:
+        methods = compare(DATA[name], *samples, python)
+        rows.append({"data": name, "source": source, "seed": seed, "methods": methods})
+        print(table(rows[-1:]), flush=True)
+
+    if arguments.models:
+        for path in arguments.models:
+            model = load_model(path)
+            name = OF_RUNS.get(model.card["data"], model.card["data"])
+            parts = (DATA[name].validation, DATA[name].test)
+            samples = [predicted_samples(DATA[name], model, sections) for sections in parts]
+            add_row(name, model.card["method"], model.card["seed"], samples)
+    else:
+        levels, seeds = (NOISE[:1], SEEDS[:1]) if arguments.quick else (NOISE, SEEDS)
+        for name, noise, seed in itertools.product(arguments.data, levels, seeds):
+            parts = (DATA[name].validation, DATA[name].test)
+            samples = [derived_samples(DATA[name], sections, noise, seed) for sections in parts]
+            add_row(name, f"noise {noise}", seed, samples)
     print(table(rows), times_waterz(rows))
     if not arguments.quick:
-        suffix = f"_{arguments.affinities.stem}" if arguments.affinities else ""
+        file = "segmentation_quality" + ("_networks" if arguments.models else "")
         results = {"waterz": version, "times_waterz": times_waterz(rows), "rows": rows}
-        write_results(f"segmentation_quality{suffix}", results)
-        (RESULTS / f"segmentation_quality{suffix}.md").write_text(table(rows))
+        write_results(file, results)
+        (RESULTS / f"{file}.md").write_text(table(rows))
 
 
 if __name__ == "__main__":
