@@ -1,0 +1,324 @@
+"""The configuration of a training: one TOML file, checked key by key."""
+
+import difflib
+import inspect
+import math
+import tomllib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from malis.affinity import nearest_offsets
+from malis.checkpoint import NETWORKS
+from malis.edge_loss import AffinityCrossEntropy
+from malis.loss import MalisLoss, MaximinLoss, SumLoss
+
+LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
+# Arguments that follow from the patch and the offsets, or make no sense in a file.
+DERIVED = {"in_channels", "n_classes", "n_affinities", "ndim", "offsets", "generator", "reduction"}
+OUTPUTS = {"UNet": "n_classes", "PlainCNN": "n_affinities"}
+SCHEDULES, PRECISIONS = ("cosine", "constant"), ("float32", "bfloat16")
+
+EXAMPLE = """\
+# A training: python -m malis train THIS.toml OUT.model
+# It suits the synthetic sample. A key that is left out has its default; unknown keys are errors.
+# On the command line any value can be replaced: --set training.steps=3000 network.depth=5
+
+[data]
+volumes = ["data/synthetic.hdf"]  # CREMI files of one resolution, with raw data and neuron ids
+ignore = []                       # true ids that validation leaves out, e.g. [0] for membrane
+
+[split]                 # sections of every volume, first and one past the last
+train = [0, 16]         # without [split], 70 % train, 15 % validate and 15 % test
+validation = [16, 20]   # choose the threshold of the segmentation; [] for none
+test = [20, 24]         # nothing looks at them
+
+[network]
+type = "UNet"           # or "PlainCNN"; the other keys are the arguments of its class
+depth = 4
+wf = 4                  # 2^4 features on the first level
+padding = true
+batch_norm = true
+# offsets = [[-1, 0], [0, -1]]    # the edge of every output channel; these are the default in 2D
+
+[loss.MalisLoss]        # the loss is the weighted sum of its sections; by default MalisLoss alone
+weight = 1.0
+# normalise = "pass"    # and the other arguments of its class
+[loss.AffinityCrossEntropy]
+weight = 1.0
+# [loss.MaximinLoss]
+# n_pairs = 1000
+
+[training]              # these are the defaults
+patch = [128, 128]      # (y, x) trains in 2D, (z, y, x) in 3D
+augment = true          # flips, transpositions, elastic deformation, grey values
+batch_size = 4          # patches per step, of all devices together
+steps = 1500
+learning_rate = 2e-3    # the highest
+schedule = "cosine"     # from there to 0; or "constant"
+max_gradient_norm = inf # longer gradients are shortened to this
+precision = "float32"   # or "bfloat16", faster on a GPU
+seed = 0                # of weights, patches and everything random
+checkpoint_every = 500  # steps
+validate_every = 500
+"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Section [data]."""
+
+    volumes: list[str]
+    ignore: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Section [split]: sections from the first to one before the second number."""
+
+    train: list[int]
+    validation: list[int] = field(default_factory=list)
+    test: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Section [training]."""
+
+    patch: list[int] = field(default_factory=lambda: [128, 128])
+    augment: bool = True
+    batch_size: int = 4
+    steps: int = 1500
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    max_gradient_norm: float = math.inf
+    precision: str = "float32"
+    seed: int = 0
+    checkpoint_every: int = 500
+    validate_every: int = 500
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """A learning rate that falls from its peak to 0 along half a cosine."""
+
+    peak: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 1."""
+        return self.peak * (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A checked configuration.
+
+    Attributes
+    ----------
+    data : Data
+    split : Split or None
+    network : type of nn.Module
+    arguments : dict
+        Of the network's class.
+    offsets : tuple of tuples
+        Edge of every output channel.
+    loss : SumLoss
+    training : Training
+    table : dict
+        What the file and the overrides said, for the model's card.
+    """
+
+    data: Data
+    split: Split | None
+    network: type[nn.Module]
+    arguments: dict[str, Any]
+    offsets: tuple[tuple[int, ...], ...]
+    loss: SumLoss
+    training: Training
+    table: dict[str, Any]
+
+    @property
+    def learning_rate(self) -> float | CosineDecay:
+        """What `malis.training.train` takes."""
+        peak, steps = self.training.learning_rate, self.training.steps
+        return CosineDecay(peak, steps) if self.training.schedule == "cosine" else peak
+
+
+def read_configuration(
+    path: str | Path, overrides: Sequence[tuple[str, Any]] = ()
+) -> Configuration:
+    """Read the configuration of a training.
+
+    Parameters
+    ----------
+    path : str or Path
+        TOML file; `EXAMPLE` shows all keys.
+    overrides : sequence of (str, value)
+        Keys as "training.steps", with the values that replace the file's.
+
+    Returns
+    -------
+    Configuration
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no TOML, or a key is unknown, missing, or has a value that makes no sense.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; --example prints one to begin with")
+    try:
+        table = tomllib.loads(path.read_text())
+        for key, value in overrides:
+            _replace(table, key.split("."), value)
+        return check_configuration(table)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_configuration(table: Mapping[str, Any]) -> Configuration:
+    """Check a configuration and build what it describes.
+
+    Parameters
+    ----------
+    table : mapping
+        As TOML gives it.
+
+    Returns
+    -------
+    Configuration
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a key is unknown, missing, or has a value that makes no sense.
+    """
+    _check_keys("", table, ["data", "split", "network", "loss", "training"])
+    training = _section(Training, "training", table.get("training", {}))
+    _check_choice("training.schedule", training.schedule, SCHEDULES)
+    _check_choice("training.precision", training.precision, PRECISIONS)
+    if len(training.patch) not in (2, 3):
+        raise ValueError(f"training.patch must be [y, x] or [z, y, x], got {training.patch}")
+    data = _section(Data, "data", table.get("data", {}))
+    if not data.volumes:
+        raise ValueError("data.volumes names no file")
+    split = _section(Split, "split", table["split"]) if "split" in table else None
+
+    network = dict(_table("network", table.get("network", {})))
+    offsets = network.pop("offsets", nearest_offsets(len(training.patch)))
+    kind = network.pop("type", "UNet")
+    _check_choice("network.type", kind, OUTPUTS)
+    cls = next(cls for cls in NETWORKS if cls.__name__ == kind)
+    _check_keys("network.", network, ["type", "offsets", *_arguments(cls)])
+    arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
+    _build("network", cls, **arguments)
+    loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
+    offsets = tuple(tuple(int(x) for x in step) for step in offsets)
+    return Configuration(data, split, cls, arguments, offsets, loss, training, dict(table))
+
+
+def _loss(table: Mapping[str, Any], offsets: Sequence[Sequence[int]]) -> SumLoss:
+    classes = {cls.__name__: cls for cls in LOSSES}
+    _check_keys("loss.", table, list(classes))
+    losses, weights = [], []
+    for name, settings in table.items():
+        settings = dict(_table(f"loss.{name}", settings))
+        _check_keys(f"loss.{name}.", settings, ["weight", *_arguments(classes[name])])
+        weight = settings.pop("weight", 1.0)
+        if not _matches(weight, float) or not 0 <= weight < math.inf:
+            raise ValueError(f"loss.{name}.weight must be a number of at least 0, got {weight!r}")
+        if weight:
+            losses.append(_build(f"loss.{name}", classes[name], offsets, **settings))
+            weights.append(float(weight))
+    if not losses:
+        raise ValueError("the loss has no term with a weight above 0")
+    return SumLoss(losses, weights)
+
+
+def _build(name: str, build: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Call a class of the library, and name the section that it does not like."""
+    try:
+        return build(*arguments, **settings)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"[{name}] {error}") from error
+
+
+def _arguments(cls: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(cls).parameters if name not in DERIVED]
+
+
+def _section(cls: Any, name: str, table: Any) -> Any:
+    """Fill a dataclass from a table with keys and types that it knows."""
+    table = _table(name, table)
+    _check_keys(f"{name}.", table, [known.name for known in fields(cls)])
+    for known in fields(cls):
+        if known.name in table and not _matches(table[known.name], known.type):
+            kind = known.type if typing.get_args(known.type) else known.type.__name__
+            raise ValueError(f"{name}.{known.name} must be {kind}, got {table[known.name]!r}")
+    try:
+        return cls(**table)
+    except TypeError:  # the message of Python speaks of __init__
+        missing = next(known.name for known in fields(cls) if known.name not in table)
+        raise ValueError(f"{name}.{missing} is missing") from None
+
+
+def _table(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a section [{name}], got {value!r}")
+    return value
+
+
+def _matches(value: Any, kind: Any) -> bool:
+    """Tell whether a TOML value is of a type: bool, int, float, str or list of one of them."""
+    if typing.get_origin(kind) is list:
+        inner = typing.get_args(kind)[0]
+        return isinstance(value, list) and all(_matches(item, inner) for item in value)
+    if kind is not bool and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _check_keys(prefix: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown key {prefix}{key}{meant}; known are {', '.join(known)}")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _replace(table: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"{'.'.join(keys)}: {key} is no section")
+    table[keys[-1]] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Read ``training.steps=3000``; what is no TOML value is text.
+
+    Raises
+    ------
+    ValueError
+        If it has no "=" or no key.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"write KEY=VALUE, for instance training.steps=3000, not {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

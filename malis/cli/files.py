@@ -1,0 +1,162 @@
+"""Files that commands read and write."""
+
+import argparse
+from pathlib import Path
+
+from malis.volumes import VolumeSource, open_volume
+
+HDF5 = (".hdf", ".hdf5", ".h5")
+DATASETS = {
+    "raw": ("volumes/raw", "raw"),
+    "labels": ("segmentation", "volumes/labels/neuron_ids", "labels"),
+    "affinities": ("affinities", "volumes/affinities"),
+}
+
+
+def open_part(path: str, part: str) -> VolumeSource:
+    """Open raw data, labels or affinities of a file that may hold all of them.
+
+    Parameters
+    ----------
+    path : str
+        HDF5 file or Zarr folder, or ``path::dataset``.
+    part : {"raw", "labels", "affinities"}
+        What is wanted; the first of its usual `DATASETS` that there is, or else the only volume.
+
+    Returns
+    -------
+    VolumeSource
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path, or nothing of that kind.
+    ValueError
+        If it is no volume, or one with another number of axes.
+    """
+    path, _, dataset = path.partition("::")
+    volume = open_volume(path, dataset) if dataset else _usual(path, part)
+    axes = {"affinities": "(c, z, y, x)"}.get(part, "(z, y, x)")
+    if volume.ndim != axes.count(",") + 1:
+        raise ValueError(f"{volume.name} must have the axes {axes} of {part}, got {volume.shape}")
+    return volume
+
+
+def _usual(path: str, part: str) -> VolumeSource:
+    for name in DATASETS[part]:
+        try:
+            return open_volume(path, name)
+        except FileNotFoundError:
+            if "://" not in path and not Path(path).exists():
+                raise
+    volume = open_volume(path)
+    others = [name for kind, names in DATASETS.items() if kind != part for name in names]
+    if volume.dataset in others:
+        raise FileNotFoundError(
+            f"{path} holds no {part}: there is none of {', '.join(DATASETS[part])}"
+        )
+    return volume
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Refuse, before any work, an output that exists or has no folder to lie in.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; --overwrite replaces it")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def is_blockwise(output: Path, block: list[int] | None) -> bool:
+    """Tell whether blocks are wanted; they are written to Zarr.
+
+    Raises
+    ------
+    ValueError
+        If the output is neither HDF5 nor Zarr, or blocks are wanted in HDF5.
+    """
+    if output.suffix == ".zarr":
+        return True
+    if output.suffix not in HDF5:
+        raise ValueError(f"{output} should end in .zarr or in {', '.join(HDF5)}")
+    if block:
+        raise ValueError(f"blocks are written to Zarr: {output} should end in .zarr")
+    return False
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add the options of commands that predict."""
+    parser.add_argument(
+        "--checkpoint",
+        required=required,
+        metavar="MODEL",
+        help="trained network, written by `malis train` or malis.checkpoint.save_model",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="largest input of the network, one number for each of its axes (default: 768 voxels "
+        "in 2D, 160 in 3D); smaller needs less memory, more time",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help='"cpu" or "cuda:0"; by default a GPU if there is one'
+    )
+
+
+def add_block_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of blockwise work, which Dask distributes."""
+    group = parser.add_argument_group(
+        "volumes larger than memory (OUT ends in .zarr)",
+        "Blocks are computed by the workers of a Dask cluster. The same command goes on after\n"
+        "an interruption. Needs requirements-scale.txt.",
+    )
+    group.add_argument(
+        "--block",
+        type=int,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="voxels of a block (default: 64 512 512)",
+    )
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)"
+    )
+    group.add_argument(
+        "--memory-per-worker", metavar="SIZE", help='limit of each, e.g. "4GB" (default: its share)'
+    )
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS", help="cluster that runs already, e.g. tcp://host:8786"
+    )
+
+
+def block_settings(options: argparse.Namespace) -> dict[str, object]:
+    """Return what `malis.blockwise` takes of the options of `add_block_arguments`."""
+    return ({"block": tuple(options.block)} if options.block else {}) | {
+        "workers": options.workers,
+        "scheduler": options.scheduler,
+        "memory_per_worker": options.memory_per_worker,
+        "tile": options.tile,
+        "device": options.device,
+        "overwrite": options.overwrite,
+        "progress": not options.quiet,
+    }
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that write."""
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--quiet", action="store_true", help="show errors only, no progress")

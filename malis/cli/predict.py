@@ -1,0 +1,75 @@
+"""``python -m malis predict``."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from cremi_eval.io import CremiFile
+from malis.checkpoint import Model, load_model
+from malis.cli import files
+from malis.inference import predict
+from malis.training import choose_device
+from malis.volumes import VolumeSource
+
+HELP = """\
+predict the affinities of a raw volume
+
+IN is a raw volume: a CREMI file or a Zarr folder. OUT gets the affinities, float32 (c, z, y, x) in
+[0, 1], with size and place of the voxels: dataset "affinities" of an HDF5 file, or of a Zarr folder
+if OUT ends in .zarr. Channel c joins voxel v and v + offsets[c]; the offsets are an attribute.
+
+examples:
+  python -m malis predict data/synthetic.hdf affinities.hdf --checkpoint my.model
+  python -m malis predict fly.zarr affinities.zarr --checkpoint my.model --workers 8
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("input", metavar="IN", help="raw volume")
+    parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for affinities")
+    files.add_model_arguments(parser, required=True)
+    files.add_output_arguments(parser)
+    files.add_block_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict, in one piece or block by block."""
+    source = files.open_part(options.input, "raw")
+    if files.is_blockwise(options.output, options.block):
+        from malis.blockwise import predict_volume  # needs packages that not everybody has
+
+        settings = files.block_settings(options)
+        predict_volume(source, options.output, options.checkpoint, **settings)
+    else:
+        files.check_output(options.output, options.overwrite)
+        model = load_model(options.checkpoint)
+        with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
+            affinities = file.h5file.create_dataset(
+                "affinities", (len(model.offsets), *source.shape), np.float32
+            )
+            affinities.attrs["resolution"] = source.resolution
+            affinities.attrs["offset"] = source.offset
+            affinities.attrs["offsets"] = offsets_in_volume(model)
+            predict_source(source, model, options, out=affinities)
+    print(f"{options.output}: affinities of {source.name}")
+
+
+def predict_source(
+    source: VolumeSource, model: Model, options: argparse.Namespace, out: object = None
+) -> np.ndarray:
+    """Predict a volume in one piece, on the device that is wanted."""
+    return predict(
+        model.network,
+        source,
+        tile=options.tile,
+        device=options.device or choose_device(),
+        out=out,
+        progress=not options.quiet,
+    )
+
+
+def offsets_in_volume(model: Model) -> list[list[int]]:
+    """Return the offsets with three axes; a network that predicts sections has none along z."""
+    return [[0] * (3 - len(step)) + list(step) for step in model.offsets]

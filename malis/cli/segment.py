@@ -1,0 +1,113 @@
+"""``python -m malis segment``."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from cremi_eval import Volume
+from cremi_eval.io import CremiFile
+from malis.affinity import nearest_offsets
+from malis.checkpoint import load_model
+from malis.cli import files
+from malis.cli.predict import offsets_in_volume, predict_source
+from malis.segmentation import segment
+
+HELP = """\
+turn a raw volume, or affinities, into labels
+
+IN is a raw volume together with a network (--checkpoint), or affinities that `malis predict` wrote.
+OUT gets the labels, uint64 with 0 = nothing, and size and place of the voxels: a CREMI file
+("volumes/labels/neuron_ids"), or a Zarr folder ("segmentation") if OUT ends in .zarr.
+
+Fragments are merged while the mean affinity between them is at least the threshold. By default it
+is the one that was best on the sections that validated the network.
+
+examples:
+  python -m malis segment data/synthetic.hdf labels.hdf --checkpoint my.model
+  python -m malis segment affinities.hdf labels.hdf --threshold 0.6
+  python -m malis segment fly.zarr labels.zarr --checkpoint my.model --block 64 512 512 --workers 8
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("input", metavar="IN", help="raw volume, or affinities")
+    parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for labels")
+    files.add_model_arguments(parser, required=False)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="affinity in [0, 1] at which merging stops (default: the network's, else 0.5)",
+    )
+    parser.add_argument(
+        "--min-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="set objects of fewer voxels to 0 (not block by block)",
+    )
+    files.add_output_arguments(parser)
+    files.add_block_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Segment, in memory or block by block."""
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold must be an affinity in [0, 1], got {options.threshold}")
+    try:
+        source = files.open_part(options.input, "raw" if options.checkpoint else "affinities")
+    except (FileNotFoundError, ValueError) as error:
+        if not options.checkpoint:
+            error.add_note("without --checkpoint, IN must hold affinities")
+        raise
+    model = load_model(options.checkpoint) if options.checkpoint else None
+    threshold = options.threshold
+    if threshold is None:
+        threshold = validated_threshold(model.card if model else {})
+    if files.is_blockwise(options.output, options.block):
+        if options.min_size:
+            raise ValueError("--min-size is not for blocks: an object may lie in many of them")
+        _segment_blocks(source, threshold, options)
+        print(f"{options.output}: labels of {source.name}, threshold {threshold:.3f}")
+        return
+    files.check_output(options.output, options.overwrite)
+    if model:
+        affinities, offsets = predict_source(source, model, options), offsets_in_volume(model)
+    else:
+        affinities = source[:]
+        offsets = source.attributes.get("offsets", nearest_offsets(3))
+    labels = segment(
+        affinities,
+        np.asarray(offsets),
+        threshold=threshold,
+        sampling=source.resolution,
+        min_size=options.min_size,
+    )
+    comment = f"malis segment, threshold {threshold:.3f}"
+    with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
+        file.write_neuron_ids(Volume(labels, source.resolution, source.offset, comment))
+    count = len(np.unique(labels[labels > 0]))
+    print(f"{options.output}: {count} objects in {source.name}, threshold {threshold:.3f}")
+
+
+def _segment_blocks(
+    source: files.VolumeSource, threshold: float, options: argparse.Namespace
+) -> None:
+    from malis.blockwise import (  # not everybody has what it needs
+        segment_affinities,
+        segment_volume,
+    )
+
+    settings = files.block_settings(options) | {"threshold": threshold}
+    if options.checkpoint:
+        segment_volume(source, options.output, options.checkpoint, **settings)
+    else:
+        settings = {key: settings[key] for key in settings if key not in ("tile", "device")}
+        segment_affinities(source, options.output, **settings)
+
+
+def validated_threshold(card: dict) -> float:
+    """Return the threshold that was best on the validation sections, if a model's card has one."""
+    return float(card.get("scores", {}).get("agglomeration", {}).get("threshold", 0.5))

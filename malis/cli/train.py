@@ -1,0 +1,261 @@
+"""``python -m malis train``."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from malis import distributed
+from malis.augmentation import Augmentation
+from malis.checkpoint import save_model
+from malis.checks import Offsets
+from malis.cli import files
+from malis.cli.configuration import EXAMPLE, Configuration, parse_override, read_configuration
+from malis.dataset import (
+    LabelledVolume,
+    PatchDataset,
+    SectionSplit,
+    load_volume,
+    relabel_components,
+    split_sections,
+)
+from malis.inference import predict
+from malis.segmentation import Hierarchy, agglomerate, best_threshold, fragments
+from malis.segmentation.pipeline import THICK
+from malis.training import train
+
+HELP = """\
+train a network on volumes with ground truth
+
+CONFIG is a TOML file that names volumes, split, network, loss and training; --example prints one
+with a comment on every key. OUT gets the trained network with a card that says how it came about;
+the other commands read it.
+
+Beside OUT grow OUT.checkpoint, from which the same command goes on after an interruption with the
+numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard.
+
+examples:
+  python -m malis train --example > train.toml
+  python -m malis train train.toml my.model --set training.steps=3000 training.seed=1
+  torchrun --nproc-per-node 4 -m malis train train.toml my.model      # on four GPUs of one machine
+"""
+LAST_STEPS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        "--example", action=_PrintExample, nargs=0, help="print a configuration and stop"
+    )
+    parser.add_argument("configuration", metavar="CONFIG", help="TOML file")
+    parser.add_argument("output", metavar="OUT", type=Path, help="file for the trained network")
+    parser.add_argument(
+        "--set",
+        type=_override,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace values of the configuration, e.g. training.steps=3000",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help='"cpu" or "cuda:0"; by default a GPU if there is one'
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew even if there is OUT.checkpoint"
+    )
+    files.add_output_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train on the devices that torchrun gives, or on one."""
+    configuration = read_configuration(options.configuration, options.set)
+    files.check_output(options.output, options.overwrite)
+    checkpoint = _beside(options.output, "checkpoint")
+    with distributed.process_group(options.device) as device:
+        if options.restart and distributed.rank() == 0:
+            checkpoint.unlink(missing_ok=True)
+        distributed.wait()
+        try:
+            _train(configuration, options.output, device, progress=not options.quiet)
+        except ValueError as error:
+            if str(checkpoint) in str(error):
+                error.add_note("--restart begins anew")
+            raise
+
+
+def _train(
+    configuration: Configuration, output: Path, device: torch.device | None, *, progress: bool
+) -> None:
+    """Train, and write the model."""
+    settings, offsets = configuration.training, configuration.offsets
+    volumes = [load_volume(path) for path in configuration.data.volumes]
+    splits = [_split(configuration, volume) for volume in volumes]
+    torch.manual_seed(settings.seed)
+    network = configuration.network(**configuration.arguments)
+    patches = PatchDataset(
+        [volume.sections(split.train) for volume, split in zip(volumes, splits, strict=True)],
+        settings.patch,
+        network.output_size(settings.patch),
+        augment=Augmentation() if settings.augment else None,
+        seed=settings.seed,
+    )
+    validation = [
+        volume.sections(split.validation)
+        for volume, split in zip(volumes, splits, strict=True)
+        if len(split.validation)
+    ]
+    history = train(
+        network,
+        configuration.loss,
+        patches,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=configuration.learning_rate,
+        max_gradient_norm=settings.max_gradient_norm,
+        mixed_precision=settings.precision == "bfloat16",
+        seed=settings.seed,
+        device=device,
+        checkpoint=_beside(output, "checkpoint"),
+        checkpoint_every=settings.checkpoint_every,
+        validate=_validation(validation, offsets, configuration.data.ignore),
+        validate_every=settings.validate_every,
+        log=_tensorboard(_beside(output, "tensorboard")),
+        progress=progress,
+    )
+    if distributed.rank() == 0:
+        last = {name: values[-1] for name, values in history.validation.items()}
+        card = _card(configuration, splits, last)
+        save_model(output, network, configuration.arguments, offsets, card)
+        losses = history.training["loss"][-LAST_STEPS:]
+        mean = f"loss {np.mean(losses):.4f} over the last {len(losses)}"
+        print(f"{output}: {settings.steps} steps, {mean}")
+        if last:
+            print(
+                f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
+                f"{last['threshold']:.3f}, which `malis segment` will take"
+            )
+
+
+def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit:
+    """Return the sections of a volume that the configuration, or else the usual shares, name."""
+    ranges = configuration.split
+    if ranges is None:
+        return split_sections(len(volume.raw))
+    split = SectionSplit(range(*ranges.train), range(*ranges.validation), range(*ranges.test))
+    for name in ("train", "validation", "test"):
+        if (chosen := getattr(split, name)) and chosen.stop > len(volume.raw):
+            raise ValueError(
+                f"split.{name} is {list(getattr(ranges, name))}, but {volume.name} has "
+                f"{len(volume.raw)} sections"
+            )
+    return split
+
+
+def _validation(
+    volumes: Sequence[LabelledVolume], offsets: Offsets, ignore: Sequence[int]
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Return the function that scores a network, or None if there is nothing to score it on."""
+    if not volumes:
+        return None
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        pairs = [pair for volume in volumes for pair in _segmented(network, volume, offsets)]
+        hierarchies, truths = map(list, zip(*pairs, strict=True))
+        threshold, curve = best_threshold(hierarchies, truths, ignore_groundtruth=ignore)
+        best = curve.best()
+        return {
+            "threshold": threshold,
+            "voi_split": curve.voi_split[best],
+            "voi_merge": curve.voi_merge[best],
+            "adapted_rand_error": curve.rand[best],
+            "cremi_score": curve.cremi[best],
+        }
+
+    return validate
+
+
+def _segmented(
+    network: nn.Module, volume: LabelledVolume, offsets: Offsets
+) -> Iterator[tuple[Hierarchy, np.ndarray]]:
+    """Agglomerate a volume, or its sections if the network predicts sections; with the truth."""
+    affinities = predict(network, volume.raw, progress=False)
+    if network.ndim == 2:
+        for section, truth in zip(np.moveaxis(affinities, 1, 0), volume.labels, strict=True):
+            pieces = fragments(section, offsets)
+            yield agglomerate(section, offsets, pieces), relabel_components(truth)
+    else:
+        thick = volume.resolution[0] >= THICK * min(volume.resolution[1:])
+        pieces = fragments(affinities, offsets, sampling=volume.resolution, per_section=thick)
+        yield agglomerate(affinities, offsets, pieces), relabel_components(volume.labels)
+
+
+def _card(
+    configuration: Configuration, splits: Sequence[SectionSplit], last: Mapping[str, float]
+) -> dict[str, Any]:
+    """Write down where a network comes from."""
+    names = [Path(path).name for path in configuration.data.volumes]
+    card = {
+        "data": ", ".join(names),
+        "split": {
+            name: {part: str(getattr(split, part)) for part in ("train", "validation", "test")}
+            for name, split in zip(names, splits, strict=True)
+        },
+        "loss": {
+            type(term).__name__: weight
+            for term, weight in zip(
+                configuration.loss.losses, configuration.loss.weights, strict=True
+            )
+        },
+        "steps": configuration.training.steps,
+        "seed": configuration.training.seed,
+        # JSON has no infinity, which max_gradient_norm may be.
+        "configuration": json.loads(json.dumps(configuration.table), parse_constant=str),
+    }
+    if last:
+        card["scores"] = {
+            "agglomeration": {
+                "threshold": last["threshold"],
+                "validation_cremi": last["cremi_score"],
+            }
+        }
+    return card
+
+
+def _tensorboard(folder: Path) -> Callable[[int, Mapping[str, float]], None] | None:
+    """Return a function that logs numbers to TensorBoard, or None if it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    writers: list[SummaryWriter] = []
+
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        if not writers:  # of an earlier run, what lies behind this step counts no more
+            writers.append(SummaryWriter(folder, purge_step=step))
+        for name, value in numbers.items():
+            writers[0].add_scalar(name, value, step)
+
+    return log
+
+
+def _beside(output: Path, suffix: str) -> Path:
+    return output.with_name(f"{output.name}.{suffix}")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    try:
+        return parse_override(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class _PrintExample(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(EXAMPLE, end="")
+        parser.exit()
