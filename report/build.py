@@ -26,15 +26,9 @@ import typst
 
 from report import diagrams, figures
 from report.configurations import DATA
-from report.numbers import (
-    GALLERY,
-    collect,
-    load_runs,
-    missing_benchmarks,
-    missing_pictures,
-    missing_runs,
-)
+from report.numbers import collect, missing_benchmarks
 from report.record import RESULTS, ROOT
+from report.runs import GALLERY, load_runs, missing_pictures, missing_runs
 
 SOURCES = ROOT / "report"
 DOCUMENTS = {"report.typ": "Report.pdf", "presentation.typ": "presentation.pdf"}
@@ -43,8 +37,7 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "phases": figures.draw_phases,
     "scores": figures.draw_scores,
     "split_merge": figures.draw_split_merge,
-    "training_loss": figures.draw_training_loss,
-    "validation": figures.draw_validation,
+    "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,
 }
 DIAGRAMS: dict[str, Callable[[], plt.Figure]] = {

@@ -5,7 +5,7 @@ Those that only explain are in `report.diagrams`, pictures of tissue come from `
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments
 from report.configurations import DATA, METHODS
-from report.numbers import MAIN, QUALITY_TITLES, load_runs, score_of, title_of
+from report.numbers import QUALITY_TITLES
 from report.record import RESULTS, ROOT
+from report.runs import MAIN, load_runs, score_of, title_of
 
 FIGURES = ROOT / "report" / "figures"
 MODEL = ROOT / "data" / "models" / "synthetic.model"
@@ -258,30 +259,41 @@ def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
     Figure or None
         None while no run carries its curve.
     """
-
-    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
-        content = run["scores"].get(MAIN, {}).get("test_curve", {})
-        return content.get("voi_split", []), content.get("voi_merge", [])
-
-    def chosen(run: dict[str, Any]) -> tuple[float, float]:
-        means = run["scores"][MAIN]["mean"]
-        return means["voi_split"], means["voi_merge"]
-
-    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
-        plotting.plot_split_merge(ax, curves)
-        points = [chosen(run) for run in runs.values()]
-        for number, name in enumerate(curves):
-            if name in runs:
+    first = {
+        key: next(iter(by_seed.values()))["scores"][MAIN]
+        for key, by_seed in load_runs(results).items()
+    }
+    first = {key: scores for key, scores in first.items() if "test_curve" in scores}
+    drawn = [data for data in DATA if any(key[0] == data for key in first)]
+    methods = [method for method in METHODS if any(key[1] == method for key in first)]
+    if not drawn:
+        return None
+    figure, axes = _grid(drawn, height=2.0)
+    for ax, data in zip(axes, drawn, strict=False):
+        curves, reach = {}, 0.0
+        for number, method in enumerate(methods):
+            scores = first.get((data, method), {})
+            curve = scores.get("test_curve", {"voi_split": [], "voi_merge": []})
+            curves[METHODS[method].title] = curve["voi_split"], curve["voi_merge"]
+            if scores:
+                chosen = scores["mean"]["voi_split"], scores["mean"]["voi_merge"]
                 colour = plotting.PALETTE[number % 6]
-                ax.plot(*chosen(runs[name]), "o", color=colour, markeredgecolor="black", ms=5)
-        reach = 2.2 * max(max(point) for point in points)
+                ax.plot(*chosen, "o", color=colour, markeredgecolor="black", ms=5, zorder=3)
+                reach = max(reach, 2.2 * max(chosen))
+        plotting.plot_split_merge(ax, curves)
+        ax.get_legend().remove()
         ax.set(xlim=(0, reach), ylim=(0, reach))
+        ax.set_title(title_of(data))
+    figure.tight_layout()
+    _add_legend(figure, axes[0])
+    return figure
 
-    return _draw_curves(results, curve, draw)
 
+def draw_learning(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw training losses above validation scores, a column a volume, one run a method.
 
-def draw_training_loss(results: Path = RESULTS) -> plt.Figure | None:
-    """Draw the training loss of every method, relative to where it began.
+    Losses are relative to where they began. Runs that carry no validation scores leave the lower
+    panel empty; without any, there is no lower row.
 
     Parameters
     ----------
@@ -292,40 +304,44 @@ def draw_training_loss(results: Path = RESULTS) -> plt.Figure | None:
     Figure or None
         None while there is no run.
     """
+    found = load_runs(results)
+    first = {key: next(iter(by_seed.values())) for key, by_seed in found.items()}
+    measured = [data for data in DATA if any(key[0] == data for key in first)]
+    methods = [method for method in METHODS if any(key[1] == method for key in first)]
+    if not measured:
+        return None
 
-    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+    def loss(run: dict[str, Any]) -> tuple[list[float], list[float]]:
         losses = np.array(run["learning_curve"]["loss"])
         return run["learning_curve"]["step"], (losses / losses[0]).tolist()
 
-    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
-        plotting.plot_histories(ax, curves, "loss : first loss")
-        ax.set_ylim(bottom=0)
-
-    return _draw_curves(results, curve, draw)
-
-
-def draw_validation(results: Path = RESULTS) -> plt.Figure | None:
-    """Draw the CREMI score on validation sections while the networks learn.
-
-    Parameters
-    ----------
-    results : Path
-
-    Returns
-    -------
-    Figure or None
-        None while no run carries this curve.
-    """
-
-    def curve(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+    def validation(run: dict[str, Any]) -> tuple[list[float], list[float]]:
         content = run.get("validation_curve", {})
         return content.get("step", []), content.get("cremi_score", [])
 
-    def draw(ax: plt.Axes, curves: Mapping, runs: Mapping) -> None:
-        plotting.plot_histories(ax, curves, "validation CREMI score")
-        ax.set_ylim(bottom=0)
-
-    return _draw_curves(results, curve, draw)
+    rows = [("loss : first loss", loss)]
+    if any(validation(run)[0] for run in first.values()):
+        rows.append(("validation CREMI", validation))
+    figure, axes = plt.subplots(
+        len(rows), len(measured), figsize=(WIDTH, 0.5 + 1.5 * len(rows)), squeeze=False
+    )
+    for row, (label, curve) in zip(axes, rows, strict=True):
+        for ax, data in zip(row, measured, strict=True):
+            curves = {
+                METHODS[m].title: curve(first[data, m]) if (data, m) in first else ([], [])
+                for m in methods
+            }
+            plotting.plot_histories(ax, curves, label if ax is row[0] else "")
+            ax.get_legend().remove()
+            ax.set(xlim=(0, None), ylim=(0, None))
+            ax.locator_params(axis="x", nbins=2)
+            if label == rows[0][0]:
+                ax.set_title(title_of(data), fontsize=8)
+            if label != rows[-1][0]:
+                ax.set_xlabel("")
+    figure.tight_layout(w_pad=0.4)
+    _add_legend(figure, axes[0][0])
+    return figure
 
 
 def draw_waterz(results: Path = RESULTS) -> plt.Figure:
@@ -375,34 +391,11 @@ def _grid(
     return figure, axes
 
 
-def _draw_curves(
-    results: Path,
-    curve: Callable[[dict[str, Any]], tuple[list[float], list[float]]],
-    draw: Callable[[plt.Axes, Mapping, Mapping], None],
-) -> plt.Figure | None:
-    """Draw a panel a volume with one curve a method, that of its first seed, and one legend."""
-    found = load_runs(results)
-    panels = {}
-    for data in DATA:
-        runs = {m: next(iter(found[data, m].values())) for m in METHODS if (data, m) in found}
-        curves = {m: curve(run) for m, run in runs.items()}
-        kept = {m for m, (x, _) in curves.items() if len(x)}
-        if kept:
-            panels[data] = ({m: runs[m] for m in kept}, curves)
-    if not panels:
-        return None
-    methods = [method for method in METHODS if any(method in p[0] for p in panels.values())]
-    figure, axes = _grid(list(panels), height=2.0)
-    for ax, (data, (runs, curves)) in zip(axes, panels.items(), strict=False):
-        every = {METHODS[m].title: curves.get(m, ([], [])) for m in methods}  # colours stay
-        draw(ax, every, {METHODS[m].title: run for m, run in runs.items()})
-        ax.get_legend().remove()
-        ax.set_title(title_of(data))
-    figure.tight_layout()
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, frameon=False, ncols=3, loc="upper center",
-                  bbox_to_anchor=(0.5, 0.02), fontsize=8)  # fmt: skip
-    return figure
+def _add_legend(figure: plt.Figure, ax: plt.Axes) -> None:
+    """Write one legend below all panels."""
+    handles, names = ax.get_legend_handles_labels()
+    style = {"frameon": False, "ncols": 3, "loc": "upper center", "fontsize": 8}
+    figure.legend(handles, names, bbox_to_anchor=(0.5, 0.02), **style)
 
 
 def main() -> None:

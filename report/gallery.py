@@ -2,6 +2,7 @@
 
     python -m report.gallery                  all volumes and networks that are at hand
     python -m report.gallery --only isbi2012
+    python -m report.gallery --table          real sections as the README shows them, in Markdown
 
 Real volumes are not part of the repository, so the pictures are:
 ``report/figures/gallery/<data>_<section>/`` holds one small PNG a panel and ``card.json``, which
@@ -14,6 +15,7 @@ brings (``data/models``).
 import argparse
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ from malis.dataset import LabelledVolume, load_volume, relabel_components
 from malis.segmentation import agglomerate
 from report.configurations import DATA, METHODS, SEEDS, runs
 from report.experiments import WORK, file_name
-from report.numbers import GALLERY
+from report.numbers import collect
 from report.record import ROOT, environment
+from report.runs import GALLERY, gallery_cards, load_runs
 from report.scoring import LINKAGES, make_samples
 
 SHIPPED = ROOT / "data" / "models"
@@ -238,12 +241,61 @@ def refresh(data: str) -> list[Path]:
     return written
 
 
+def picture_table(n_sections: int = 4) -> str:
+    """Write a Markdown table for the README: tissue, truth and our borders on real sections.
+
+    Every volume shows one section before any shows a second one. "Ours" is the method with the
+    best mean CREMI score on that volume among those that have a picture.
+
+    Parameters
+    ----------
+    n_sections : int
+        Rows at most.
+
+    Returns
+    -------
+    str
+    """
+    tables = {table["key"]: table for table in collect()["tables"]}
+    cards = [card for card in gallery_cards(load_runs()) if card["data"] != "synthetic"]
+    seen: Counter[str] = Counter()
+    turns = []
+    for card in cards:
+        turns.append(seen[card["data"]])
+        seen[card["data"]] += 1
+    ordered = [cards[place] for place in np.argsort(turns, kind="stable")]
+    lines = ["| | tissue | ground truth | ours |", "|---|---|---|---|"]
+    for card in ordered[:n_sections]:
+        rows = [
+            row
+            for row in tables[card["data"]]["rows"]
+            if row["seeds"] and row["method"] in card["networks"]
+        ]
+        if not rows:
+            continue
+        ours = min(rows, key=lambda row: row["scores"]["cremi_score"]["mean"])["method"]
+        score = card["networks"][ours]["scores"]["cremi_score"]
+        place = f"report/figures/gallery/{card['folder']}"
+        pictures = " | ".join(
+            f"![{what}]({place}/{file}.png)"
+            for what, file in (("tissue", "raw"), ("ground truth", "truth"), ("ours", ours))
+        )
+        name = f"{card['title']}, section {card['section']}<br>{METHODS[ours].title}"
+        lines.append(f"| {name}<br>CREMI score {score:.3f} | {pictures} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
+    parser.add_argument("--table", action="store_true", help="print the table of the README")
+    options = parser.parse_args()
+    if options.table:
+        print(picture_table())
+        return
     mpl.use("Agg")
-    for data in parser.parse_args().only:
+    for data in options.only:
         for card in refresh(data):
             print(card.relative_to(ROOT))
 

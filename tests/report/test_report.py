@@ -7,7 +7,7 @@ import pypdf
 import pytest
 import typst
 
-from report import build, numbers
+from report import build, comparisons, runs
 from report.configurations import DATA, METHODS, SEEDS
 from report.record import RESULTS
 
@@ -119,8 +119,8 @@ def test_tables_say_which_runs_are_missing(tmp_path):
         run = json.loads(example.read_text()) | {"seed": seed}
         run["scores"]["agglomeration"]["mean"]["cremi_score"] = score
         (tmp_path / "runs" / f"synthetic_unet-both_{seed}.json").write_text(json.dumps(run))
-    found = numbers.load_runs(tmp_path)
-    rows = {row["method"]: row for row in numbers.data_table("synthetic", found)["rows"]}
+    found = runs.load_runs(tmp_path)
+    rows = {row["method"]: row for row in comparisons.data_table("synthetic", found)["rows"]}
     assert rows["unet-both"]["seeds"] == [0, 1]
     assert rows["unet-both"]["scores"]["cremi_score"] == {
         "mean": pytest.approx(0.3),
@@ -129,7 +129,7 @@ def test_tables_say_which_runs_are_missing(tmp_path):
     }
     assert rows["unet-malis"]["scores"]["cremi_score"] is None
 
-    missing = numbers.missing_runs(found)
+    missing = runs.missing_runs(found)
     total = sum(len(group["methods"]) * len(group["seeds"]) for group in missing)
     assert total == len(DATA) * len(METHODS) * len(SEEDS) - 2
     commands = [group["command"] for group in missing]
@@ -155,14 +155,14 @@ def test_methods_are_compared_on_common_seeds_only():
         },
         ("synthetic", "cnn-2009"): {0: run("MaximinLoss", 0.9)},  # another network
     }
-    (row,) = numbers.compare_with_baseline("synthetic", found)
+    (row,) = comparisons.compare_with_baseline("synthetic", found)
     assert (row["method"], row["seeds"], row["lower"]) == ("unet-malis", 2, 1)
     assert row["mean"] == pytest.approx(0.25)
     assert row["baseline_mean"] == pytest.approx(0.3)
 
 
 def test_pictures_of_tissue_say_what_they_are():
-    cards = sorted(numbers.GALLERY.glob("*/card.json"))
+    cards = sorted(runs.GALLERY.glob("*/card.json"))
     assert cards
     for path in cards:
         card = json.loads(path.read_text())

@@ -1,0 +1,293 @@
+"""What the runs say: the tables of every volume, and who was better than whom."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from report.configurations import DATA, METHODS, SEEDS, runs
+from report.runs import MAIN, is_cross_entropy, methods_of, score_of, statistics, title_of
+
+SCORES = ("voi_split", "voi_merge", "rand", "cremi_score")
+POST_PROCESSING = {
+    "agglomeration": "mean",
+    "single_linkage": "single",
+    "quantile75": "75 % quantile",
+    "threshold_watershed": "threshold + watershed",
+}
+
+
+def data_table(data: str, found: dict) -> dict[str, Any]:
+    """Make the rows of the tables of one volume, and what is compared in the text.
+
+    Parameters
+    ----------
+    data : str
+        Key of `DATA`.
+    found : dict
+        From `load_runs`.
+
+    Returns
+    -------
+    dict
+    """
+    source = DATA[data]
+    rows = []
+    for method in methods_of(data):
+        by_seed = found.get((data, method), {})
+        all_runs = list(by_seed.values())
+        kinds = {kind for run in all_runs for kind in run["scores"]}
+        rows.append(
+            {
+                "method": method,
+                "name": METHODS[method].title,
+                "seeds": list(by_seed),
+                "scores": {s: statistics([score_of(r, s) for r in all_runs]) for s in SCORES},
+                "by_kind": {
+                    kind: statistics([score_of(r, "cremi_score", kind) for r in all_runs])
+                    for kind in kinds
+                },
+            }
+        )
+    measured = [row for row in rows if row["seeds"]]
+    kinds = [k for k in POST_PROCESSING if any(row["by_kind"].get(k) for row in measured)]
+    examples = [run for row in measured for run in found[data, row["method"]].values()]
+    best = min(measured, key=lambda row: row["scores"]["cremi_score"]["mean"], default=None)
+    comparisons = compare_with_baseline(data, found)
+    return {
+        "key": data,
+        "title": title_of(data),
+        "source": source.source,
+        "split": {
+            name: _range(getattr(source.split, name)) for name in ("train", "validation", "test")
+        },
+        "n_test": len(source.split.test),
+        "ndim": len(source.patch),
+        "ignores_background": 0 in source.ignore,
+        "patch": source.patch,
+        "batch": source.batch,
+        "steps": sorted({run["steps"] for run in examples}) or [source.steps],
+        "rows": rows,
+        "kinds": [{"key": kind, "name": POST_PROCESSING[kind]} for kind in kinds],
+        "best": best
+        and {
+            "name": best["name"],
+            "score": best["scores"]["cremi_score"],
+            "sections": section_range(found[data, best["method"]].values()),
+        },
+        "comparisons": comparisons,
+        "pictured": pictured_methods(measured, comparisons),
+    }
+
+
+def pictured_methods(
+    measured: list[dict[str, Any]], comparisons: list[dict[str, Any]]
+) -> list[str]:
+    """Choose two methods to show beside the truth: the baseline, and the best of the others."""
+    others = [row["method"] for row in comparisons]
+    names = {row["baseline"] for row in comparisons}
+    baseline = [row["method"] for row in measured if row["name"] in names]
+    ranked = sorted(measured, key=lambda row: row["scores"]["cremi_score"]["mean"])
+    best = [row["method"] for row in ranked if not others or row["method"] in others]
+    return baseline + best[: 2 - len(baseline)]
+
+
+def section_range(same: Iterable[dict[str, Any]]) -> list[float] | None:
+    """Return the lowest and highest CREMI score of a section, means over runs; None for one."""
+    rows = [
+        [part["cremi_score"] for part in run["scores"][MAIN]["sections"] if part] for run in same
+    ]
+    if len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
+        return None
+    means = [mean(column) for column in zip(*rows, strict=True)]
+    return [min(means), max(means)]
+
+
+def compare_with_baseline(data: str, found: dict) -> list[dict[str, Any]]:
+    """Compare every U-Net with the one trained by cross-entropy alone, seed by seed.
+
+    Parameters
+    ----------
+    data : str
+    found : dict
+
+    Returns
+    -------
+    list of dict
+        For each other U-Net that shares seeds with it: the number of common seeds, in how many the
+        CREMI score was lower, and both means over the common seeds.
+    """
+    by_method = {m: found[data, m] for m in methods_of(data) if (data, m) in found}
+    plain = [m for m, own in by_method.items() if all(map(is_cross_entropy, own.values()))]
+    if not plain:
+        return []
+    baseline = plain[0]
+    network = METHODS[baseline].network
+    rows = []
+    for method, ours in by_method.items():
+        if method == baseline or METHODS[method].network is not network:
+            continue
+        theirs = by_method[baseline]
+        common = sorted(set(ours) & set(theirs))
+        if not common:
+            continue
+        pairs = [
+            (score_of(ours[seed], "cremi_score"), score_of(theirs[seed], "cremi_score"))
+            for seed in common
+        ]
+        rows.append(
+            {
+                "method": method,
+                "name": METHODS[method].title,
+                "baseline": METHODS[baseline].title,
+                "seeds": len(common),
+                "lower": sum(one < other for one, other in pairs),
+                "mean": mean(one for one, _ in pairs),
+                "baseline_mean": mean(other for _, other in pairs),
+            }
+        )
+    return rows
+
+
+def summarise(found: dict) -> dict[str, Any]:
+    """Count over all volumes what the abstract says.
+
+    Parameters
+    ----------
+    found : dict
+
+    Returns
+    -------
+    dict
+    """
+    planned = runs(list(DATA), list(METHODS), SEEDS)
+    done = sum(seed in found.get((data, method), {}) for data, method, seed in planned)
+    rows = [row for data in DATA for row in compare_with_baseline(data, found)]
+    by_method = {}
+    for row in rows:
+        entry = by_method.setdefault(row["name"], {"name": row["name"], "lower": 0, "seeds": 0})
+        entry["lower"] += row["lower"]
+        entry["seeds"] += row["seeds"]
+    return {
+        "planned": len(planned),
+        "done": done,
+        "with_runs": sum(any(key[0] == data for key in found) for data in DATA),
+        "volumes": len(DATA),
+        "seeds": list(SEEDS),
+        "most_seeds": max((len(by_seed) for by_seed in found.values()), default=0),
+        "against_cross_entropy": list(by_method.values()),
+        "baseline": rows[0]["baseline"] if rows else None,
+    }
+
+
+def training_costs(found: dict) -> list[dict[str, Any]]:
+    """Return weights and seconds of a step for every method in 2D and 3D, means over its runs."""
+    rows = []
+    for ndim in sorted({len(data.patch) for data in DATA.values()}):
+        for method in METHODS:
+            all_runs = [
+                run
+                for data in DATA
+                if len(DATA[data].patch) == ndim
+                for run in found.get((data, method), {}).values()
+            ]
+            if not all_runs:
+                continue
+            seconds = {
+                part: mean(run["seconds_per_step"][part] for run in all_runs)
+                for part in ("data", "network", "loss")
+            }
+            rows.append(
+                {
+                    "ndim": ndim,
+                    "name": METHODS[method].title,
+                    "parameters": all_runs[0]["parameters"],
+                    "seconds": seconds,
+                    "loss_share": seconds["loss"] / sum(seconds.values()),
+                    "devices": sorted({run["environment"]["device"] for run in all_runs}),
+                    "runs": len(all_runs),
+                }
+            )
+    return rows
+
+
+def loss_settings(found: dict) -> dict[str, Any]:
+    """Read from the runs how MALIS was computed in them.
+
+    Parameters
+    ----------
+    found : dict
+
+    Returns
+    -------
+    dict
+        ``windows``: sizes of its windows by number of axes; ``weights``: of MALIS in sums;
+        ``whole``: how many runs saw whole patches; ``with_malis``: how many use it at all.
+    """
+    windows: dict[str, set[int]] = {}
+    weights: set[float] = set()
+    whole = with_malis = 0
+
+    def walk(loss: dict[str, Any], ndim: int) -> None:
+        if loss["name"] == "WindowLoss":
+            sizes = loss.get("size", [])
+            windows.setdefault(str(ndim), set()).update(
+                [sizes] if isinstance(sizes, int) else sizes
+            )
+        if loss["name"] == "SumLoss" and "weights" in loss:
+            weights.add(loss["weights"][0])
+        for part in loss.get("losses", []):
+            walk(part, ndim)
+
+    for by_seed in found.values():
+        for run in by_seed.values():
+            losses = json.dumps(run.get("losses") or run["loss"])
+            with_malis += "MalisLoss" in losses
+            whole += "MalisLoss" in losses and "WindowLoss" not in losses
+            for stage in run.get("losses", []):
+                walk(stage["loss"], len(run["patch"]))
+    return {
+        "windows": {ndim: sorted(sizes) for ndim, sizes in sorted(windows.items())},
+        "weights": sorted(weights),
+        "whole": whole,
+        "with_malis": with_malis,
+    }
+
+
+def trial_table(results: Path) -> dict[str, Any] | None:
+    """Make the table of what was tried on validation sections; None if nothing was.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    dict or None
+        ``volumes`` and ``rows``; a row has a name and, for each volume, the mean validation CREMI
+        score with its spread over seeds, or None.
+    """
+    trials: dict[tuple[str, str], list[float]] = {}
+    for path in sorted((results / "trials").glob("*.json")):
+        trial = json.loads(path.read_text())
+        score = trial["scores"][MAIN]["validation_cremi"]
+        trials.setdefault((trial["title"], trial["data"]), []).append(score)
+    if not trials:
+        return None
+    volumes = [data for data in DATA if any(key[1] == data for key in trials)]
+    names = dict.fromkeys(name for name, _ in trials)
+    rows = [
+        {"name": name, "cells": [statistics(trials.get((name, data), [])) for data in volumes]}
+        for name in names
+    ]
+    return {"volumes": [title_of(data) for data in volumes], "rows": rows}
+
+
+def _range(sections: range) -> str:
+    """Write a range of section numbers."""
+    last = sections[-1]
+    if len(sections) == 1:
+        return str(last)
+    step = f" in steps of {sections.step}" if sections.step > 1 else ""
+    return f"{sections[0]}–{last}{step}"
