@@ -215,7 +215,7 @@ def draw_phases(results: Path = RESULTS) -> plt.Figure:
     return figure
 
 
-def draw_scores(results: Path = RESULTS) -> plt.Figure:
+def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
     """Draw the CREMI score of every run, a panel a volume, a row a method.
 
     Parameters
@@ -224,10 +224,13 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure:
 
     Returns
     -------
-    Figure
+    Figure or None
+        None while there is no run.
     """
     found = load_runs(results)
     measured = [data for data in DATA if any(key[0] == data for key in found)]
+    if not measured:
+        return None
     methods = [method for method in METHODS if any(key[1] == method for key in found)]
     figure, axes = _grid(measured, height=0.5 + 0.2 * len(methods), sharey=True)
     for ax, data in zip(axes, measured, strict=False):

@@ -42,7 +42,7 @@ def test_a_build_is_reproducible_to_the_byte(rebuilt, tmp_path):
 def test_a_changed_score_changes_both_documents(rebuilt, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(RESULTS, results)
-    path = next((results / "runs").glob("synthetic_unet-cross-entropy_*.json"))
+    path = next((results / "runs").glob("*_unet-cross-entropy_*.json"))
     run = json.loads(path.read_text())
     run["scores"]["agglomeration"]["mean"]["cremi_score"] = 7.654
     path.write_text(json.dumps(run))
@@ -114,9 +114,9 @@ def test_no_chapter_holds_a_number_of_its_own():
 def test_tables_say_which_runs_are_missing(tmp_path):
     """Means and deviations over seeds by hand, and a command for everything else."""
     (tmp_path / "runs").mkdir()
-    example = next((RESULTS / "runs").glob("synthetic_unet-both_*.json"))
+    example = next((RESULTS / "runs").glob("*_unet-both_*.json"))
     for seed, score in ((0, 0.2), (1, 0.4)):
-        run = json.loads(example.read_text()) | {"seed": seed}
+        run = json.loads(example.read_text()) | {"data": "synthetic", "seed": seed}
         run["scores"]["agglomeration"]["mean"]["cremi_score"] = score
         (tmp_path / "runs" / f"synthetic_unet-both_{seed}.json").write_text(json.dumps(run))
     found = runs.load_runs(tmp_path)
@@ -134,6 +134,18 @@ def test_tables_say_which_runs_are_missing(tmp_path):
     assert total == len(DATA) * len(METHODS) * len(SEEDS) - 2
     commands = [group["command"] for group in missing]
     assert "python -m report.experiments --only synthetic --methods unet-both --seeds 2" in commands
+
+
+def test_without_any_run_the_documents_say_so(tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(RESULTS, results, ignore=shutil.ignore_patterns("runs", "trials"))
+    build.build(tmp_path, results)
+    text = " ".join("".join(texts(tmp_path / "Report.pdf")).split())
+    assert text.count("Not run: no method has a result on this volume yet") == len(DATA)
+    missing = build.what_is_missing(results)
+    assert sum(int(line.split()[0]) for line in missing if " runs on " in line) == len(DATA) * len(
+        METHODS
+    ) * len(SEEDS)
 
 
 def test_methods_are_compared_on_common_seeds_only():
