@@ -85,7 +85,10 @@ class VolumeSource:
             self._array = _open_array(self.path, self.dataset)
         index = index if isinstance(index, tuple) else (index,)
         single = (0,) * (self._array.ndim - self.ndim)  # axes of length 1 that were left out
-        return np.asarray(self._array[single + index])
+        try:
+            return np.asarray(self._array[single + index])
+        except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
+            raise OSError(f"{self.name} is damaged and cannot be read: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}

@@ -37,12 +37,7 @@ class BlockError(OSError):
 
 
 @contextmanager
-def connect(
-    workers: int,
-    scheduler: str | None,
-    memory_per_worker: str | int | None,
-    memory_limit: int | None,
-) -> Iterator[Any]:
+def connect(workers: int, scheduler: str | None, memory_limit: int | None) -> Iterator[Any]:
     """Start a local cluster, or connect to one that runs.
 
     Parameters
@@ -50,9 +45,7 @@ def connect(
     workers : int
         Processes of the local cluster, one thread each; 0: none, compute in this process.
     scheduler : str, optional
-        Address of a scheduler, "tcp://host:8786"; then the other arguments do not matter.
-    memory_per_worker : str or int, optional
-        What the caller asked for; only a local cluster can be given a limit.
+        Address of a scheduler, "tcp://host:8786"; then nothing is started.
     memory_limit : int, optional
         Limit of each local worker in bytes.
 
@@ -64,20 +57,14 @@ def connect(
     ------
     ConnectionError
         If no scheduler answers at the address.
-    ValueError
-        If the number of workers is negative, or memory is set for a cluster that runs already.
     """
-    if workers < 0:
-        raise ValueError(f"workers must not be negative, got {workers}")
     if scheduler is None and workers == 0:
         yield None
         return
     dask, distributed = scale_package("dask"), scale_package("distributed")
     if scheduler is not None:
-        if memory_per_worker is not None:
-            raise ValueError("memory_per_worker is for a local cluster; set it where workers start")
         try:
-            client = distributed.Client(scheduler, timeout=10)
+            client = distributed.Client(scheduler, timeout=5)
         except (OSError, ValueError, TimeoutError) as error:
             raise ConnectionError(f"no Dask scheduler answers at {scheduler}") from error
         with client:
@@ -89,7 +76,7 @@ def connect(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory_limit,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,

@@ -79,12 +79,19 @@ class Output:
         damaged = []
         for block in filter(lambda block: _meet(block.box, box), self.blocks):
             if not _is_whole(name, _try(array, (*channels, *block.box))):
-                self.note(name, block).unlink(missing_ok=True)
+                self._forget(name, block, array.ndim)
                 damaged.append(str(block))
         raise OSError(
             f"{name} in {self.path} are damaged or missing in {', '.join(damaged)}; the next run "
             "computes them again"
         )
+
+    def _forget(self, name: str, block: Block, n_axes: int) -> None:
+        """Remove the note on a block and its files, one for every channel."""
+        self.note(name, block).unlink(missing_ok=True)
+        pattern = "/".join(["*"] * (n_axes - 3) + [str(i) for i in block.place])
+        for shard in (self.path / name / "0" / "c").glob(pattern):
+            shard.unlink()
 
     def write(self, name: str, box: Box, values: np.ndarray, level: int = 0) -> None:
         """Write a box of one of the arrays."""
@@ -158,6 +165,8 @@ def begin_output(
             _check_resumable(
                 target, dict(zarr.open_group(target / PROGRESS, mode="r").attrs), settings
             )
+            for part in target.rglob("*.part*"):  # of files that were being written
+                part.unlink()
             return output
         shutil.rmtree(target)
     part = target.with_name(f".{target.name}.part")

@@ -14,6 +14,7 @@ from malis.blockwise.run import Options, start
 from malis.blockwise.stages import Recipe, file_checksum
 from malis.checkpoint import Model, load_model
 from malis.checks import Offsets, check_offsets
+from malis.normalise import normalise
 from malis.segmentation.pipeline import are_sections_apart
 from malis.volumes import VolumeSource, open_volume, pyramid
 
@@ -101,6 +102,8 @@ def segment_volume(
         If there is no source or checkpoint.
     FileExistsError
         If there is something at the target that is complete, of other settings, or not ours.
+    TypeError
+        If the network does not take the source's data type.
     BlockError
         If a block fails: a full disk, damaged data, workers that die. An `OSError`; blocks that are
         done are kept.
@@ -239,6 +242,8 @@ def segment_affinities(
             f"{source.name} must have shape (C, z, y, x), one channel for each of the offsets "
             f"{steps.tolist()}, got {source.shape}"
         )
+    if source.dtype != np.uint8 and source.dtype.kind != "f":
+        raise ValueError(f"{source.name} must hold floats or uint8, got {source.dtype}")
     shape = source.shape[1:]
     block = _check_block(block, shape)
     recipe = _recipe(shape, steps, source.resolution, halo)
@@ -285,6 +290,7 @@ def _check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) 
             f"source must be a volume (z, y, x) and the network have one input channel, got "
             f"{source.name} of shape {source.shape} and {net.in_channels} channel(s)"
         )
+    normalise(np.zeros(0, source.dtype))
     block = _check_block(block, source.shape)
     view = (1,) * (3 - net.ndim) + net.geometry.field_of_view
     if any(b < min(v, n) for b, v, n in zip(block, view, source.shape, strict=True)):

@@ -123,7 +123,16 @@ def start(
     Yields
     ------
     Run
+
+    Raises
+    ------
+    ValueError
+        If options contradict each other, or a worker's memory is too small for a block.
     """
+    if options.workers < 0:
+        raise ValueError(f"workers must not be negative, got {options.workers}")
+    if options.scheduler is not None and options.memory_per_worker is not None:
+        raise ValueError("memory_per_worker is for a local cluster; set it where workers start")
     limit = None
     if options.scheduler is None and options.workers > 0:
         limit = memory_limit(options.workers, options.memory_per_worker)
@@ -134,5 +143,5 @@ def start(
     logger.info(
         "%d blocks; a worker needs up to %.2f GiB", len(output.blocks), memory_needed / 2**30
     )
-    with connect(options.workers, options.scheduler, options.memory_per_worker, limit) as client:
+    with connect(options.workers, options.scheduler, limit) as client:
         yield Run(output, client, options.progress, memory_needed, limit)

@@ -80,9 +80,12 @@ def predict_block(
     outer = grow(block.box, halo, output.shape)
     stride = (1,) * (3 - net.ndim) + net.geometry.stride
     outer = tuple(slice(-(-a.start // s) * s, a.stop) for a, s in zip(outer, stride, strict=True))
-    affinities = predict(
-        net, source[outer], tile=tile, device=device or _own_device(), progress=False
-    )
+    raw = source[outer]
+    try:
+        affinities = predict(net, raw, tile=tile, device=device or _own_device(), progress=False)
+    except ValueError as error:
+        begin = [side.start for side in outer]
+        raise ValueError(f"{error} (voxels counted from {begin})") from error
     output.write("affinities", block.box, affinities[(slice(None), *within(block.box, outer))])
 
 

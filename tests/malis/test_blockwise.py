@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-import zarr
+from blockwise_cases import QUIET, make_cells, write_model, write_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,16 +12,11 @@ from malis.blockwise.blocks import cut_into_blocks, grow, within
 from malis.blockwise.graph import join_graphs
 from malis.blockwise.output import Output
 from malis.blockwise.stages import Recipe, boundary_block, name_fragments
-from malis.checkpoint import load_model, save_model
-from malis.fcn import PlainCNN
+from malis.checkpoint import load_model
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments, region_graph
 from malis.segmentation.oversegmentation import fragment_steps
 from malis.volumes import create_ome_zarr, open_volume
-from report.derived_affinities import derive_affinities
-from unet import UNet
-
-QUIET = {"workers": 0, "progress": False}
 
 
 def voi(one, other):
@@ -37,79 +31,15 @@ def voi(one, other):
     return 2 * entropy(joint) - sum(map(entropy, parts))
 
 
-def write_volume(path, values, resolution=(40, 4, 4), **attributes):
-    block = tuple(min(16, n) for n in values.shape[-3:])
-    create_ome_zarr(
-        path,
-        values.shape,
-        values.dtype,
-        resolution=resolution,
-        offset=(80, 8, 4),
-        block=block,
-        attributes=attributes,
-    )
-    zarr.open_array(path / "0", mode="r+")[...] = values
-    return open_volume(path)
-
-
-def random_network(kind, seed=0):
-    """Networks with small fields of view; weights large enough that affinities differ."""
-    torch.manual_seed(seed)
-    net, arguments, ndim = {
-        "unet-3d": (UNet, {"n_classes": 3, "depth": 2, "wf": 2, "ndim": 3}, 3),
-        "unet-3d-padded": (
-            UNet,
-            {"n_classes": 3, "depth": 2, "wf": 2, "ndim": 3, "padding": True, "batch_norm": True},
-            3,
-        ),
-        "unet-3d-flat-pools": (
-            UNet,
-            {
-                "n_classes": 3,
-                "depth": 3,
-                "wf": 1,
-                "ndim": 3,
-                "padding": True,
-                "up_mode": "upsample",
-                "pool_sizes": [[1, 2, 2], [1, 2, 2]],
-                "kernel_sizes": [[1, 3, 3]] * 3,
-            },
-            3,
-        ),
-        "unet-2d": (UNet, {"depth": 3, "wf": 2, "padding": True}, 2),
-        "cnn-3d": (PlainCNN, {"n_affinities": 3, "ndim": 3, "n_layers": 2}, 3),
-    }[kind]
-    network = net(**arguments).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(2)
-    return network, arguments, nearest_offsets(ndim)
-
-
-@pytest.fixture
-def make_model(tmp_path):
-    def make(kind, card=None):
-        path = tmp_path / f"{kind}.model"
-        save_model(path, *random_network(kind), card or {}, half=False)
-        return path
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def cells():
-    """Noisy affinities of neurites that run along z, and their labels."""
-    rng = np.random.default_rng(0)
-    shape, n = (24, 96, 104), 45
-    centres = rng.uniform(0, 1, (n, 2)) * shape[1:] + rng.normal(0, 0.5, (24, n, 2)).cumsum(axis=0)
-    pixels = np.stack(np.indices(shape[1:]), axis=-1)[..., None, :]
-    labels = np.stack([((pixels - c) ** 2).sum(axis=-1).argmin(axis=-1) for c in centres]) + 1
-    return derive_affinities(labels, nearest_offsets(3), rng, noise=0.2), labels
+    return make_cells()
 
 
 # ---- blocks ----------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 20)] * 3), st.tuples(*[st.integers(1, 8)] * 3))
 def test_every_voxel_lies_in_exactly_one_block(shape, block):
     count = np.zeros(shape, int)
@@ -138,17 +68,15 @@ def test_a_halo_ends_at_the_border_of_the_volume():
         ("cnn-3d", (9, 11, 20)),
     ],
 )
-def test_affinities_are_those_of_one_piece(tmp_path, make_model, kind, block):
+def test_affinities_are_those_of_one_piece(tmp_path, kind, block):
     rng = np.random.default_rng(1)
     shape = (7, 93, 101) if "2d" in kind or "flat" in kind else (45, 51, 70)
     raw = rng.integers(0, 256, shape, dtype=np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw)
-    model = load_model(make_model(kind))
-    report = predict_volume(
-        source, tmp_path / "out.zarr", tmp_path / f"{kind}.model", block=block, **QUIET
-    )
+    model = write_model(tmp_path / "some.model", kind)
+    report = predict_volume(source, tmp_path / "out.zarr", model, block=block, **QUIET)
     assert report["n_blocks"] > 3
-    expected = predict(model.network, raw, progress=False)
+    expected = predict(load_model(model).network, raw, progress=False)
     result = open_volume(tmp_path / "out.zarr")
     assert result.dtype == np.float32
     assert (result.resolution, result.offset) == (source.resolution, source.offset)
@@ -267,12 +195,12 @@ class WholeArray:
         return self.values[index]
 
 
-def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path, make_model):
+def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path):
     rng = np.random.default_rng(3)
     raw = rng.integers(0, 256, (12, 40, 40), dtype=np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw, (8, 8, 8))
     card = {"scores": {"agglomeration": {"threshold": 0.6}}}
-    model = make_model("cnn-3d", card)
+    model = write_model(tmp_path / "some.model", "cnn-3d", card)
     report = segment_volume(source, tmp_path / "out.zarr", model, block=(9, 20, 20), **QUIET)
     assert report["threshold"] == 0.6
     labels = open_volume(tmp_path / "out.zarr")
