@@ -14,58 +14,16 @@ from torch import nn
 
 from malis.affinity import nearest_offsets
 from malis.checkpoint import NETWORKS
+from malis.checks import check_offsets
 from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss, SumLoss
+from malis.windows import WindowLoss
 
 LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.
 DERIVED = {"in_channels", "n_classes", "n_affinities", "ndim", "offsets", "generator", "reduction"}
 OUTPUTS = {"UNet": "n_classes", "PlainCNN": "n_affinities"}
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("float32", "bfloat16")
-
-EXAMPLE = """\
-# A training: python -m malis train THIS.toml OUT.model
-# It suits the synthetic sample. A key that is left out has its default; unknown keys are errors.
-# On the command line any value can be replaced: --set training.steps=3000 network.depth=5
-
-[data]
-volumes = ["data/synthetic.hdf"]  # CREMI files of one resolution, with raw data and neuron ids
-ignore = []                       # true ids that validation leaves out, e.g. [0] for membrane
-
-[split]                 # sections of every volume, first and one past the last
-train = [0, 16]         # without [split], 70 % train, 15 % validate and 15 % test
-validation = [16, 20]   # choose the threshold of the segmentation; [] for none
-test = [20, 24]         # nothing looks at them
-
-[network]
-type = "UNet"           # or "PlainCNN"; the other keys are the arguments of its class
-depth = 4
-wf = 4                  # 2^4 features on the first level
-padding = true
-batch_norm = true
-# offsets = [[-1, 0], [0, -1]]    # the edge of every output channel; these are the default in 2D
-
-[loss.MalisLoss]        # the loss is the weighted sum of its sections; by default MalisLoss alone
-weight = 1.0
-# normalise = "pass"    # and the other arguments of its class
-[loss.AffinityCrossEntropy]
-weight = 1.0
-# [loss.MaximinLoss]
-# n_pairs = 1000
-
-[training]              # these are the defaults
-patch = [128, 128]      # (y, x) trains in 2D, (z, y, x) in 3D
-augment = true          # flips, transpositions, elastic deformation, grey values
-batch_size = 4          # patches per step, of all devices together
-steps = 1500
-learning_rate = 2e-3    # the highest
-schedule = "cosine"     # from there to 0; or "constant"
-max_gradient_norm = inf # longer gradients are shortened to this
-precision = "float32"   # or "bfloat16", faster on a GPU
-seed = 0                # of weights, patches and everything random
-checkpoint_every = 500  # steps
-validate_every = 500
-"""
 
 
 @dataclass(frozen=True)
@@ -157,7 +115,7 @@ def read_configuration(
     Parameters
     ----------
     path : str or Path
-        TOML file; `EXAMPLE` shows all keys.
+        TOML file; `malis.cli.example` shows all keys.
     overrides : sequence of (str, value)
         Keys as "training.steps", with the values that replace the file's.
 
@@ -211,9 +169,12 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     if not data.volumes:
         raise ValueError("data.volumes names no file")
     split = _section(Split, "split", table["split"]) if "split" in table else None
+    for name, sections in vars(split).items() if split else ():
+        if len(sections) != 2 and (sections or name == "train"):
+            raise ValueError(f"split.{name} must be [first, one past the last], got {sections}")
 
     network = dict(_table("network", table.get("network", {})))
-    offsets = network.pop("offsets", nearest_offsets(len(training.patch)))
+    offsets = _offsets(network.pop("offsets", None), len(training.patch))
     kind = network.pop("type", "UNet")
     _check_choice("network.type", kind, OUTPUTS)
     cls = next(cls for cls in NETWORKS if cls.__name__ == kind)
@@ -221,8 +182,18 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
-    offsets = tuple(tuple(int(x) for x in step) for step in offsets)
     return Configuration(data, split, cls, arguments, offsets, loss, training, dict(table))
+
+
+def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
+    if value is None:
+        return nearest_offsets(ndim)
+    offsets = _build("network", check_offsets, value)
+    if offsets.shape[1] != ndim:
+        raise ValueError(
+            f"network.offsets must have {ndim} numbers each, as the patch has, got {value}"
+        )
+    return tuple(map(tuple, offsets.tolist()))
 
 
 def _loss(table: Mapping[str, Any], offsets: Sequence[Sequence[int]]) -> SumLoss:
@@ -231,12 +202,15 @@ def _loss(table: Mapping[str, Any], offsets: Sequence[Sequence[int]]) -> SumLoss
     losses, weights = [], []
     for name, settings in table.items():
         settings = dict(_table(f"loss.{name}", settings))
-        _check_keys(f"loss.{name}.", settings, ["weight", *_arguments(classes[name])])
-        weight = settings.pop("weight", 1.0)
+        _check_keys(f"loss.{name}.", settings, ["weight", "window", *_arguments(classes[name])])
+        weight, window = settings.pop("weight", 1.0), settings.pop("window", None)
         if not _matches(weight, float) or not 0 <= weight < math.inf:
             raise ValueError(f"loss.{name}.weight must be a number of at least 0, got {weight!r}")
         if weight:
-            losses.append(_build(f"loss.{name}", classes[name], offsets, **settings))
+            term = _build(f"loss.{name}", classes[name], offsets, **settings)
+            if window is not None:
+                term = _build(f"loss.{name}", WindowLoss, term, window)
+            losses.append(term)
             weights.append(float(weight))
     if not losses:
         raise ValueError("the loss has no term with a weight above 0")

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,18 @@ from torch import nn
 from malis import distributed
 from malis.augmentation import Augmentation
 from malis.checkpoint import save_model
-from malis.checks import Offsets
 from malis.cli import files
-from malis.cli.configuration import EXAMPLE, Configuration, parse_override, read_configuration
+from malis.cli.configuration import Configuration, parse_override, read_configuration
+from malis.cli.example import EXAMPLE
 from malis.dataset import (
     LabelledVolume,
     PatchDataset,
     SectionSplit,
     load_volume,
-    relabel_components,
     split_sections,
 )
-from malis.inference import predict
-from malis.segmentation import Hierarchy, agglomerate, best_threshold, fragments
-from malis.segmentation.pipeline import THICK
 from malis.training import train
+from malis.validation import validation_scores
 
 HELP = """\
 train a network on volumes with ground truth
@@ -110,6 +107,10 @@ def _train(
         for volume, split in zip(volumes, splits, strict=True)
         if len(split.validation)
     ]
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return validation_scores(network, validation, offsets, configuration.data.ignore)
+
     history = train(
         network,
         configuration.loss,
@@ -123,7 +124,7 @@ def _train(
         device=device,
         checkpoint=_beside(output, "checkpoint"),
         checkpoint_every=settings.checkpoint_every,
-        validate=_validation(validation, offsets, configuration.data.ignore),
+        validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
         progress=progress,
@@ -147,7 +148,9 @@ def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit
     ranges = configuration.split
     if ranges is None:
         return split_sections(len(volume.raw))
-    split = SectionSplit(range(*ranges.train), range(*ranges.validation), range(*ranges.test))
+    split = SectionSplit(
+        *(range(*(chosen or (0, 0))) for chosen in (ranges.train, ranges.validation, ranges.test))
+    )
     for name in ("train", "validation", "test"):
         if (chosen := getattr(split, name)) and chosen.stop > len(volume.raw):
             raise ValueError(
@@ -155,44 +158,6 @@ def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit
                 f"{len(volume.raw)} sections"
             )
     return split
-
-
-def _validation(
-    volumes: Sequence[LabelledVolume], offsets: Offsets, ignore: Sequence[int]
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Return the function that scores a network, or None if there is nothing to score it on."""
-    if not volumes:
-        return None
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        pairs = [pair for volume in volumes for pair in _segmented(network, volume, offsets)]
-        hierarchies, truths = map(list, zip(*pairs, strict=True))
-        threshold, curve = best_threshold(hierarchies, truths, ignore_groundtruth=ignore)
-        best = curve.best()
-        return {
-            "threshold": threshold,
-            "voi_split": curve.voi_split[best],
-            "voi_merge": curve.voi_merge[best],
-            "adapted_rand_error": curve.rand[best],
-            "cremi_score": curve.cremi[best],
-        }
-
-    return validate
-
-
-def _segmented(
-    network: nn.Module, volume: LabelledVolume, offsets: Offsets
-) -> Iterator[tuple[Hierarchy, np.ndarray]]:
-    """Agglomerate a volume, or its sections if the network predicts sections; with the truth."""
-    affinities = predict(network, volume.raw, progress=False)
-    if network.ndim == 2:
-        for section, truth in zip(np.moveaxis(affinities, 1, 0), volume.labels, strict=True):
-            pieces = fragments(section, offsets)
-            yield agglomerate(section, offsets, pieces), relabel_components(truth)
-    else:
-        thick = volume.resolution[0] >= THICK * min(volume.resolution[1:])
-        pieces = fragments(affinities, offsets, sampling=volume.resolution, per_section=thick)
-        yield agglomerate(affinities, offsets, pieces), relabel_components(volume.labels)
 
 
 def _card(
@@ -206,12 +171,7 @@ def _card(
             name: {part: str(getattr(split, part)) for part in ("train", "validation", "test")}
             for name, split in zip(names, splits, strict=True)
         },
-        "loss": {
-            type(term).__name__: weight
-            for term, weight in zip(
-                configuration.loss.losses, configuration.loss.weights, strict=True
-            )
-        },
+        "loss": repr(configuration.loss),
         "steps": configuration.training.steps,
         "seed": configuration.training.seed,
         # JSON has no infinity, which max_gradient_norm may be.

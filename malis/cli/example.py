@@ -1,0 +1,46 @@
+"""The configuration that ``python -m malis train --example`` prints."""
+
+EXAMPLE = """\
+# A training: python -m malis train THIS.toml OUT.model
+# It suits the synthetic sample. A key that is left out has its default; unknown keys are errors.
+# On the command line any value can be replaced: --set training.steps=3000 network.depth=5
+
+[data]
+volumes = ["data/synthetic.hdf"]  # CREMI files of one resolution, with raw data and neuron ids
+ignore = []                       # true ids that validation leaves out, e.g. [0] for membrane
+
+[split]                 # sections of every volume, first and one past the last
+train = [0, 16]         # without [split], 70 % train, 15 % validate and 15 % test
+validation = [16, 20]   # choose the threshold of the segmentation; [] for none
+test = [20, 24]         # nothing looks at them
+
+[network]
+type = "UNet"           # or "PlainCNN"; the other keys are the arguments of its class
+depth = 4
+wf = 4                  # 2^4 features on the first level
+padding = true
+batch_norm = true
+# offsets = [[-1, 0], [0, -1]]    # the edge of every output channel; these are the default in 2D
+
+[loss.MalisLoss]        # the loss is the weighted sum of its sections; by default MalisLoss alone
+weight = 0.3            # 0 leaves a term out
+window = 32             # compute it on windows of this size, which must divide the patch
+# normalise = "pass"    # and the other arguments of its class
+[loss.AffinityCrossEntropy]
+weight = 1.0
+# [loss.MaximinLoss]
+# n_pairs = 1000
+
+[training]              # these are the defaults
+patch = [128, 128]      # (y, x) trains in 2D, (z, y, x) in 3D
+augment = true          # flips, transpositions, elastic deformation, grey values
+batch_size = 4          # patches per step, of all devices together
+steps = 1500
+learning_rate = 2e-3    # the highest
+schedule = "cosine"     # from there to 0; or "constant"
+max_gradient_norm = inf # longer gradients are shortened to this
+precision = "float32"   # or "bfloat16", faster on a GPU
+seed = 0                # of weights, patches and everything random
+checkpoint_every = 500  # steps
+validate_every = 500
+"""
