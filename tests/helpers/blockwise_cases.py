@@ -66,8 +66,8 @@ def write_volume(path, values, resolution=(40, 4, 4), **attributes):
 def make_cells(shape=(24, 96, 104), n=45, noise=0.2):
     """Noisy affinities of neurites that run along z, and their labels."""
     rng = np.random.default_rng(0)
-    walk = rng.normal(0, 0.5, (shape[0], n, 2)).cumsum(axis=0)
+    begin = rng.uniform(0, 1, (n, 2)) * shape[1:]
+    centres = begin + rng.normal(0, 0.5, (shape[0], n, 2)).cumsum(axis=0)
     pixels = np.stack(np.indices(shape[1:]), axis=-1)[..., None, :]
-    centres = rng.uniform(0, 1, (n, 2)) * shape[1:] + walk
     labels = np.stack([((pixels - c) ** 2).sum(axis=-1).argmin(axis=-1) for c in centres]) + 1
     return derive_affinities(labels, nearest_offsets(3), rng, noise=noise), labels
