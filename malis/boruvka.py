@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from malis.affinity import edge_slices
+from malis.tensors import triton_kernels
 
 FINISHED = torch.iinfo(torch.int64).max  # key of a supervertex that has no edge to pick
 _NUMBER_BITS = 32  # the low half of a key is the number of the edge
 _STRONGEST = 0x3FFFFFFF  # above the bits of any float32 in [0, 1], read as an integer
-
-_EdgeEnds = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,23 @@ class Grid:
         return sources, targets, keys
 
 
+@dataclass(frozen=True)
+class EdgeList:
+    """A graph as a list of edges; an edge's number is its place in the list.
+
+    Parameters
+    ----------
+    sources, targets : (E,) int32 tensors
+    """
+
+    sources: Tensor
+    targets: Tensor
+
+    def ends(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vertices that edges join."""
+        return self.sources.index_select(0, numbers), self.targets.index_select(0, numbers)
+
+
 def edge_keys(codes: Tensor, numbers: Tensor) -> Tensor:
     """Combine codes and edge numbers into int64 keys that sort by code, then by number."""
     return (codes.to(torch.int64) << _NUMBER_BITS) | numbers
@@ -171,6 +187,13 @@ def grid_hierarchy(grid: Grid, taken: Tensor) -> Hierarchy:
     Hierarchy
     """
     rounds = _Rounds(grid.n_voxels, grid.codes.device)
+    if rounds.kernels:
+        rounds.kernels.pick_in_grid(grid.codes, taken, grid.steps, rounds.key)
+        rounds.melt(grid)
+        survivors = rounds.kernels.surviving_in_grid(
+            grid.codes, taken, grid.steps, rounds.component
+        )
+        return rounds.run(*survivors, grid)
     strongest = rounds.key[: grid.n_voxels].view(grid.shape)
     numbers = torch.arange(grid.n_voxels, device=strongest.device).view(grid.shape)
     for channel, (sources, targets) in enumerate(grid.slices):
@@ -179,13 +202,13 @@ def grid_hierarchy(grid: Grid, taken: Tensor) -> Hierarchy:
         keys.masked_fill_(~taken[channel][sources], FINISHED)
         for end in (sources, targets):
             torch.minimum(strongest[end], keys, out=strongest[end])
-    rounds.melt(grid.ends)
+    rounds.melt(grid)
 
     supervertex = rounds.component.view(grid.shape)
     apart = grid.edges_where(lambda sources, targets: supervertex[sources] != supervertex[targets])
     sources, targets, keys = grid.list_edges(apart.logical_and_(taken))
     sources, targets = (rounds.component.index_select(0, end) for end in (sources, targets))
-    return rounds.run(sources, targets, keys, grid.ends)
+    return rounds.run(sources, targets, keys, grid)
 
 
 def list_hierarchy(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor) -> Hierarchy:
@@ -206,11 +229,8 @@ def list_hierarchy(n_vertices: int, sources: Tensor, targets: Tensor, codes: Ten
     Hierarchy
     """
     keys = edge_keys(codes, torch.arange(len(codes), device=codes.device))
-
-    def ends(numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return sources.index_select(0, numbers), targets.index_select(0, numbers)
-
-    return _Rounds(n_vertices, codes.device).run(sources, targets, keys, ends)
+    rounds = _Rounds(n_vertices, codes.device)
+    return rounds.run(sources, targets, keys, EdgeList(sources, targets))
 
 
 class _Rounds:
@@ -223,6 +243,7 @@ class _Rounds:
     """
 
     def __init__(self, n_vertices: int, device: torch.device) -> None:
+        self.kernels = triton_kernels(device)
         # A round has at most half as many supervertices as the one before: fewer than 2n together.
         self.key = torch.full((2 * n_vertices,), FINISHED, device=device)
         self.far = torch.empty(2 * n_vertices, dtype=torch.int32, device=device)
@@ -230,7 +251,9 @@ class _Rounds:
         self.component = torch.arange(n_vertices, dtype=torch.int32, device=device)
         self.firsts = [0, n_vertices]
 
-    def run(self, sources: Tensor, targets: Tensor, keys: Tensor, ends: _EdgeEnds) -> Hierarchy:
+    def run(
+        self, sources: Tensor, targets: Tensor, keys: Tensor, graph: Grid | EdgeList
+    ) -> Hierarchy:
         """Build rounds until no edge is left.
 
         Parameters
@@ -238,17 +261,23 @@ class _Rounds:
         sources, targets : (E,) int32 tensors
             The two different supervertices of the last round that every edge joins.
         keys : (E,) int64 tensor
-        ends : callable
-            From edge numbers to the vertices that the edges join.
+        graph : Grid or EdgeList
+            Knows the vertices that the edges join.
 
         Returns
         -------
         Hierarchy
         """
         while len(keys):
+            if self.kernels:
+                self.kernels.pick_in_list(self.key, sources, targets, keys)
+                self.melt(graph)
+                edges = self.kernels.surviving_in_list(self.parent, sources, targets, keys)
+                sources, targets, keys = edges
+                continue
             for end in (sources, targets):
                 self.key.scatter_reduce_(0, end.to(torch.int64), keys, "amin")
-            self.melt(ends)
+            self.melt(graph)
             sources, targets = (self.parent.index_select(0, end) for end in (sources, targets))
             apart = (sources != targets).nonzero().squeeze(1)
             sources, targets, keys = (x.index_select(0, apart) for x in (sources, targets, keys))
@@ -262,15 +291,22 @@ class _Rounds:
             self.parent[:last], self.far[:last], self.key[:last], self.component, self.firsts
         )
 
-    def melt(self, ends: _EdgeEnds) -> None:
+    def melt(self, graph: Grid | EdgeList) -> None:
         """Let the supervertices of the last round melt along the edges that they have picked."""
+        last = self.firsts[-1]
+        n_groups = self._melt_by_kernels(graph) if self.kernels else self._melt(graph)
+        self.component = self.parent.index_select(0, self.component)
+        self.firsts.append(last + n_groups)
+
+    def _melt(self, graph: Grid | EdgeList) -> int:
+        """Find far ends, roots and parents; return the number of groups."""
         first, last = self.firsts[-2:]
         key, far, parent = (x[first:last] for x in (self.key, self.far, self.parent))
         own = torch.arange(first, last, dtype=torch.int32, device=key.device)
         finished = key == FINISHED
 
         # Of the two supervertices that the picked edge joins, the one that is not the own one.
-        one, other = ends(edge_numbers(key).masked_fill_(finished, 0))
+        one, other = graph.ends(edge_numbers(key).masked_fill_(finished, 0))
         both = self.component.index_select(0, one) + self.component.index_select(0, other)
         torch.where(finished, own, both.sub_(own), out=far)
         mutual = self.far.index_select(0, far) == own
@@ -286,5 +322,17 @@ class _Rounds:
 
         number = (root & ~finished).cumsum(0, dtype=torch.int32).add_(last - 1)
         torch.where(finished, own, number.index_select(0, top), out=parent)
-        self.component = self.parent.index_select(0, self.component)
-        self.firsts.append(int(number[-1]) + 1)
+        return int(number[-1]) + 1 - last
+
+    def _melt_by_kernels(self, graph: Grid | EdgeList) -> int:
+        """Do the same in fewer launches, and waiting once."""
+        kernels, (first, last) = self.kernels, self.firsts[-2:]
+        if isinstance(graph, Grid):
+            kernels.far_in_grid(self.key, self.component, self.far, graph.steps, first, last)
+        else:
+            ends = graph.sources, graph.targets
+            kernels.far_in_list(self.key, self.component, self.far, ends, first, last)
+        root, live = kernels.find_roots(self.key, self.far, first, last)
+        numbers = live.cumsum(0, dtype=torch.int32)
+        kernels.number_parents(self.key, root, numbers, self.parent, first, last)
+        return int(numbers[-1])

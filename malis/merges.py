@@ -53,6 +53,7 @@ import torch
 from torch import Tensor
 
 from malis.boruvka import FINISHED, Hierarchy, edge_numbers
+from malis.tensors import triton_kernels
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,8 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     pick_ranks.scatter_(0, owners, ranks)
     pick_ranks.scatter_(0, mates.to(torch.int64), ranks)
 
-    # Climb to the first ancestor that picks a weaker edge. Up to here a merge's rank is its place.
-    chains = parent.index_select(0, owners)
-    weaker = (pick_ranks.index_select(0, chains) < ranks).nonzero().squeeze(1)
-    while len(weaker):
-        higher = parent.index_select(0, chains.index_select(0, weaker))
-        chains.scatter_(0, weaker, higher)
-        again = pick_ranks.index_select(0, higher) < weaker
-        weaker = weaker.index_select(0, again.nonzero().squeeze(1))
+    # Up to here a merge's rank is its place.
+    chains = _first_weaker(parent, pick_ranks, owners)
 
     # Chain by chain; the sort is stable, so Kruskal's order stays within a chain.
     chains, ranks = chains.sort(stable=True)
@@ -145,6 +140,22 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
         bounds=starts.index_select(0, rounds).tolist(),
         pick_ranks=pick_ranks[:none],
     )
+
+
+def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor) -> Tensor:
+    """Climb from the owner of every merge to its first ancestor that picks a weaker edge."""
+    kernels = triton_kernels(parent.device)
+    if kernels:
+        return kernels.first_weaker(parent, pick_ranks, owners)
+    chains = parent.index_select(0, owners)
+    ranks = torch.arange(len(owners), device=owners.device)
+    weaker = (pick_ranks.index_select(0, chains) < ranks).nonzero().squeeze(1)
+    while len(weaker):
+        higher = parent.index_select(0, chains.index_select(0, weaker))
+        chains.scatter_(0, weaker, higher)
+        again = pick_ranks.index_select(0, higher) < weaker
+        weaker = weaker.index_select(0, again.nonzero().squeeze(1))
+    return chains
 
 
 def pair_products(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> Tensor:
@@ -213,6 +224,9 @@ def weakest_links(hierarchy: Hierarchy, picks: Tensor, one: Tensor, other: Tenso
     (P,) tensor
         The pick that is the maximin edge; the largest value for pairs that no path joins.
     """
+    kernels = triton_kernels(picks.device)
+    if kernels:
+        return kernels.weakest_links(hierarchy.parent, picks, one, other)
     weakest = torch.maximum(picks.index_select(0, one), picks.index_select(0, other))
     pending = torch.arange(len(one), device=one.device)
     finished = picks.max()

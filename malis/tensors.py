@@ -3,7 +3,12 @@
 Nothing of the size of a volume leaves the device here; a check reads back its extreme values.
 """
 
+import importlib.util
+import logging
 import math
+import os
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -57,6 +62,41 @@ def choose_backend(
     on_cuda = isinstance(affinities, Tensor) and affinities.is_cuda
     large = math.prod(affinities.shape[-offsets.shape[1] :]) in PARALLEL_ON_CPU
     return "parallel" if on_cuda or (large and not general) else "higra"
+
+
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """Say whether Triton kernels do the work on a device: `malis.kernels`, or None.
+
+    They do on CUDA devices if the environment variable ``MALIS_TRITON`` is 1 and Triton is
+    installed, and on the CPU only in Triton's interpreter (``TRITON_INTERPRET=1``), for tests.
+    Otherwise PyTorch's operations do, with the same results. No GPU has run the kernels so far,
+    which is why they have to be asked for; ``python -m benchmarks.loss --device cuda`` compares
+    both.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    module or None
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    suits = device.type == ("cpu" if interpreted else "cuda")
+    if not suits or os.environ.get("MALIS_TRITON") != "1" or not _triton_is_installed():
+        return None
+    from malis import kernels
+
+    return kernels
+
+
+@cache
+def _triton_is_installed() -> bool:
+    """Look for Triton, and warn once where it has been asked for and is missing."""
+    found = importlib.util.find_spec("triton") is not None
+    if not found:
+        logging.getLogger(__name__).warning("MALIS_TRITON=1, but Triton is not installed")
+    return found
 
 
 def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = False) -> Tensor:
