@@ -76,6 +76,7 @@ def connect(workers: int, scheduler: str | None, memory_limit: int | None) -> It
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory_limit,
+            env={"ZARR_THREADING__MAX_WORKERS": "1"},  # a worker is one core
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -143,10 +144,14 @@ def run_step(
 
 def do_block(output: Output, step: str, work: Callable[[Block], None], block: Block) -> None:
     """Compute a block and note that it is done; runs on a worker."""
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     try:
         work(block)
-        note = {"seconds": time.perf_counter() - begin, "peak_memory": _peak_memory()}
+        note = {
+            "seconds": time.perf_counter() - begin,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_memory": _peak_memory(),
+        }
         write_file(output.note(step, block), json.dumps(note).encode())
     except (OSError, ValueError, RuntimeError) as error:
         raise BlockError(f"{step} of {block}: {_one_line(error)}") from error

@@ -21,7 +21,7 @@ from malis.volumes import VolumeSource, open_volume, pyramid
 logger = logging.getLogger(__name__)
 
 BLOCK = (64, 512, 512)
-HALO = 32
+HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
 LINKAGES = ("mean", "single")
 VERSION = 1  # raise it when the same settings give another result than before
 
@@ -37,7 +37,7 @@ def segment_volume(
     memory_per_worker: str | int | None = None,
     threshold: float | None = None,
     linkage: str = "mean",
-    halo: int = HALO,
+    halo: int | None = None,
     tile: int | Sequence[int] | None = None,
     device: str | None = None,
     overwrite: bool = False,
@@ -74,9 +74,10 @@ def segment_volume(
         says was chosen on validation data, or else 0.5.
     linkage : {"mean", "single"}
         See `malis.segmentation.agglomerate`.
-    halo : int
+    halo : int, optional
         What the fragments of a block are computed from around it, in sides of the finest voxel:
-        about the radius of the thickest objects.
+        about the width of the thickest objects. By default 80 within sections, where extending a
+        block costs little, and 32 in volumes whose fragments have three dimensions.
     tile : int or sequence of int, optional
         Largest input of the network; see `malis.inference.predict`.
     device : str, optional
@@ -89,8 +90,8 @@ def segment_volume(
     Returns
     -------
     dict
-        ``target``, ``threshold``, ``n_blocks``, ``seconds`` (of this call), ``block_seconds`` (of
-        all workers, by step); and in bytes per worker ``memory_needed`` (an upper bound, known in
+        ``target``, ``threshold``, ``n_blocks``, ``seconds`` (of this call), ``cpu_seconds`` (of
+        all blocks, by step); and in bytes per worker ``memory_needed`` (an upper bound, known in
         advance), ``memory_limit`` and ``memory_peak`` (measured).
 
     Raises
@@ -199,7 +200,7 @@ def segment_affinities(
     scheduler: str | None = None,
     memory_per_worker: str | int | None = None,
     linkage: str = "mean",
-    halo: int = HALO,
+    halo: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -208,8 +209,8 @@ def segment_affinities(
     Parameters
     ----------
     source : VolumeSource, str or Path
-        Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255. Of a path, the dataset
-        "affinities" is opened.
+        Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255; where a path holds more than
+        them, its dataset "affinities".
     target : str or Path
         Folder to write; it will hold the images ``fragments`` and ``segmentation``.
     threshold : float
@@ -232,8 +233,9 @@ def segment_affinities(
     FileNotFoundError, FileExistsError, BlockError, ConnectionError
         See `segment_volume`.
     """
-    if not isinstance(source, VolumeSource):
-        source = open_volume(source, "affinities")
+    path, source = source, _opened(source)
+    if source.ndim == 3 and path is not source:
+        source = open_volume(path, "affinities")
     if offsets is None:
         offsets = source.attributes.get("offsets", nearest_offsets(3))
     steps = check_offsets(offsets)
@@ -310,14 +312,16 @@ def _validated_threshold(model: Model) -> float:
 
 
 def _recipe(
-    shape: tuple[int, ...], offsets: Offsets, resolution: tuple[float, ...], halo: int
+    shape: tuple[int, ...], offsets: Offsets, resolution: tuple[float, ...], halo: int | None
 ) -> Recipe:
     """Decide how the volume is cut into fragments, like `malis.segment`."""
-    if halo < 0:
-        raise ValueError(f"halo must not be negative, got {halo}")
     offsets = check_offsets(offsets)
     flat, thick = are_sections_apart(shape, offsets, resolution)
     per_section = flat or thick
+    if halo is None:
+        halo = HALO_IN_SECTION if per_section else HALO_IN_VOLUME
+    if halo < 0:
+        raise ValueError(f"halo must not be negative, got {halo}")
     finest = min(resolution[int(per_section) :])
     voxels = [math.ceil(halo * finest / side) for side in resolution]
     if per_section:

@@ -88,7 +88,7 @@ class Run:
             "target": str(self.output.path),
             "n_blocks": len(self.output.blocks),
             "seconds": time.perf_counter() - self.begin,
-            "block_seconds": {s: sum(n["seconds"] for n in notes[s]) for s in notes},
+            "cpu_seconds": {s: sum(n["cpu_seconds"] for n in notes[s]) for s in notes},
             "memory_needed": self.memory_needed,
             "memory_limit": self.memory_limit,
             "memory_peak": max(peaks, default=0),

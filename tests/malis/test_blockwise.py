@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import zarr
 from blockwise_cases import QUIET, make_cells, write_model, write_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +11,11 @@ from malis import nearest_offsets, segment
 from malis.blockwise import predict_volume, segment_affinities, segment_volume
 from malis.blockwise.blocks import cut_into_blocks, grow, within
 from malis.blockwise.graph import join_graphs
+from malis.blockwise.memory import forward_memory, memory_to_predict, memory_to_segment
 from malis.blockwise.output import Output
 from malis.blockwise.stages import Recipe, boundary_block, name_fragments
 from malis.checkpoint import load_model
+from malis.fcn import PlainCNN
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments, region_graph
 from malis.segmentation.oversegmentation import fragment_steps
@@ -209,3 +212,56 @@ def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path):
     affinities = predict(load_model(model).network, raw, progress=False)
     expected = segment(affinities, nearest_offsets(3), threshold=0.6, sampling=(8, 8, 8))
     assert voi(labels[...], expected) < 0.01
+
+
+def test_affinities_of_an_earlier_run_are_segmented_anew(tmp_path, cells):
+    """By the path of the run, with the offsets that it noted; uint8 counts in 255ths."""
+    affinities = np.round(255 * cells[0][:, :10, :40, :40]).astype(np.uint8)
+    (tmp_path / "run.zarr").mkdir()
+    offsets = nearest_offsets(3)
+    write_volume(tmp_path / "run.zarr/affinities", affinities, (8, 8, 8), offsets=offsets)
+    write_volume(tmp_path / "run.zarr/segmentation", affinities[0], (8, 8, 8))
+    zarr.create_group(tmp_path / "run.zarr")
+    segment_affinities(tmp_path / "run.zarr", tmp_path / "out.zarr", threshold=0.4, **QUIET)
+    expected = segment(affinities / np.float32(255), offsets, threshold=0.4, sampling=(8, 8, 8))
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
+
+
+# ---- what viewers and workers need ------------------------------------------------------------
+
+
+def test_coarser_levels_hold_every_second_voxel(tmp_path):
+    affinities = np.random.default_rng(0).random((3, 6, 300, 40), np.float32)
+    source = write_volume(tmp_path / "affinities.zarr", affinities)
+    segment_affinities(
+        source, tmp_path / "out.zarr", threshold=0.4, block=(4, 128, 40), halo=4, **QUIET
+    )
+    fine, coarse = (open_volume(tmp_path / f"out.zarr/segmentation/{level}") for level in (0, 1))
+    assert fine[...].max() > 10
+    np.testing.assert_array_equal(coarse[...], fine[...][:, ::2, ::2])
+    assert (fine.resolution, coarse.resolution) == ((40, 4, 4), (40, 8, 8))
+
+
+def test_the_memory_of_a_network_is_the_sum_of_its_layers():
+    """A 9x9x9 input: 5 maps of 5x5x5 before and after tanh, 3 of one voxel; float32."""
+    network = PlainCNN(n_affinities=3, ndim=3, n_layers=2)
+    assert forward_memory(network, (9, 9, 9)) == 4 * (2 * 5 * 125 + 3)
+
+
+def test_a_worker_needs_no_more_memory_for_a_larger_volume(tmp_path):
+    network, halo = PlainCNN(n_affinities=3, ndim=3), (0, 80, 80)
+    block = (32, 64, 64)
+    small, large, huge = ((n, 4 * n, 4 * n) for n in (64, 256, 4096))
+    predicting = [memory_to_predict(network, shape, block, 64) for shape in (small, large, huge)]
+    segmenting = [memory_to_segment(shape, block, halo, 3) for shape in (small, large, huge)]
+    assert predicting[1] == predicting[2]
+    assert segmenting[0] == segmenting[1] == segmenting[2]
+    assert segmenting[2] - memory_to_segment(huge, (16, 64, 64), halo, 3) == 16 * 224**2 * 116
+
+
+@pytest.mark.parametrize("resolution, halo", [((40, 4, 4), [0, 80, 80]), ((8, 8, 8), [32] * 3)])
+def test_the_halo_is_wide_where_that_is_cheap(tmp_path, resolution, halo):
+    source = write_volume(tmp_path / "a.zarr", np.full((3, 2, 9, 9), 0.9, np.float32), resolution)
+    segment_affinities(source, tmp_path / "out.zarr", threshold=0.5, **QUIET)
+    notes = zarr.open_group(tmp_path / "out.zarr/progress").attrs
+    assert notes["settings"]["halo"] == halo

@@ -2,6 +2,11 @@
 
 import errno
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +93,25 @@ def test_files_that_were_being_written_are_swept_away(tmp_path, monkeypatch, sou
     half.write_bytes(b"half a shard")
     segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
     assert not half.exists()
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
+
+
+def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
+    """SIGKILL to the whole process, as by a power cut or a queue's time limit."""
+    program = (
+        "from malis.blockwise import segment_affinities; from malis.volumes import open_volume;"
+        f"segment_affinities(open_volume({source.path!r}), {str(tmp_path / 'out.zarr')!r},"
+        f"**{OPTIONS!r})"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    notes = tmp_path / "out.zarr/progress/fragments"
+    while len(list(notes.glob("*.json"))) < 2 and run.poll() is None:
+        time.sleep(0.001)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    before = {note: note.stat().st_mtime_ns for note in notes.glob("*.json")}
+    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    assert {note: note.stat().st_mtime_ns for note in before} == before
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
