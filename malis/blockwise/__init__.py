@@ -19,6 +19,7 @@ piece, as far as halos reach. Zarr stores, Dask distributes; both come with
     graph       the region graph of the whole volume
     memory      what a worker needs, told in advance
     run         the steps one after the other
+    settings    checks, and what the result depends on
     pipeline    the functions to call
 """
 

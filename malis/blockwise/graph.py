@@ -5,10 +5,13 @@ fragments and the pairs of them that touch, about a hundred bytes each, and no v
 """
 
 import io
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
+from malis.blockwise.blocks import Block
 from malis.blockwise.output import Output, write_file
 from malis.segmentation.agglomeration import merge_regions
 from malis.segmentation.hierarchy import Hierarchy
@@ -29,8 +32,13 @@ def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: 
         Merge while the score is at least this.
     link : bool
         Link the regions of neighbouring sections.
+
+    Raises
+    ------
+    OSError
+        If the boundaries of a block are damaged.
     """
-    parts = [dict(np.load(output.file(f"boundaries/{block.name}.npz"))) for block in output.blocks]
+    parts = [_read_boundaries(output, block) for block in output.blocks]
     ids, sizes = _sum_by_key(_gather(parts, "ids")[:, None], [(_gather(parts, "sizes"), np.add)])
     ids = ids[:, 0]
     graph = join_graphs(ids, parts)
@@ -70,6 +78,17 @@ def join_graphs(ids: np.ndarray, parts: list[dict[str, np.ndarray]]) -> RegionSu
     ]
     edges, (contact, total, maximum) = _sum_by_key(pairs, sums)
     return RegionSums(len(ids), edges.astype(np.int64), contact, total, maximum)
+
+
+def _read_boundaries(output: Output, block: Block) -> dict[str, np.ndarray]:
+    """Read what `boundary_block` wrote; if it is damaged, let the next run write it again."""
+    path = output.file(f"boundaries/{block.name}.npz")
+    try:
+        with np.load(path) as content:
+            return dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        output.note("boundaries", block).unlink(missing_ok=True)
+        raise OSError(f"{path} is damaged or missing; the next run computes it again") from error
 
 
 def _gather(parts: list[dict[str, np.ndarray]], name: str) -> np.ndarray:

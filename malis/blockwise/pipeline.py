@@ -1,7 +1,5 @@
 """The functions to call: predict a volume, segment affinities, or both."""
 
-import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,23 @@ import numpy as np
 from malis.affinity import nearest_offsets
 from malis.blockwise.memory import memory_to_predict, memory_to_segment
 from malis.blockwise.run import Options, start
-from malis.blockwise.stages import Recipe, file_checksum
-from malis.checkpoint import Model, load_model
+from malis.blockwise.settings import (
+    affinity_array,
+    check_block,
+    check_prediction,
+    identity,
+    label_arrays,
+    offsets_in_volume,
+    prediction_settings,
+    recipe_for,
+    segmentation_settings,
+    validated_threshold,
+)
+from malis.checkpoint import load_model
 from malis.checks import Offsets, check_offsets
-from malis.normalise import normalise
-from malis.segmentation.pipeline import are_sections_apart
-from malis.volumes import VolumeSource, open_volume, pyramid
-
-logger = logging.getLogger(__name__)
+from malis.volumes import VolumeSource, open_volume
 
 BLOCK = (64, 512, 512)
-HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
-LINKAGES = ("mean", "single")
-VERSION = 1  # raise it when the same settings give another result than before
 
 
 def segment_volume(
@@ -118,16 +120,16 @@ def segment_volume(
     runs in this process and holds about a hundred bytes a fragment and pair of fragments.
     """
     source, model = _opened(source), load_model(checkpoint)
-    block = _check_prediction(source, model, block)
-    offsets = _offsets_in_volume(model.offsets)
-    threshold = _validated_threshold(model) if threshold is None else float(threshold)
-    recipe = _recipe(source.shape, offsets, source.resolution, halo)
-    predict_settings = _prediction_settings(source, checkpoint, block)
-    segment_settings = _segmentation_settings(recipe, threshold, linkage)
+    block = check_prediction(source, model, block)
+    offsets = offsets_in_volume(model.offsets)
+    threshold = validated_threshold(model) if threshold is None else float(threshold)
+    recipe = recipe_for(source.shape, offsets, source.resolution, halo)
+    predict_settings = prediction_settings(source, checkpoint, block)
+    segment_settings = segmentation_settings(recipe, threshold, linkage)
     with start(
         target,
         predict_settings | segment_settings,
-        _affinity_array(source, offsets) | _label_arrays(source, block),
+        affinity_array(source, offsets) | label_arrays(source, block),
         shape=source.shape,
         block=block,
         memory_needed=max(
@@ -175,11 +177,11 @@ overwrite, progress
         See `segment_volume`.
     """
     source, model = _opened(source), load_model(checkpoint)
-    block = _check_prediction(source, model, block)
+    block = check_prediction(source, model, block)
     with start(
         target,
-        _prediction_settings(source, checkpoint, block),
-        _affinity_array(source, _offsets_in_volume(model.offsets)),
+        prediction_settings(source, checkpoint, block),
+        affinity_array(source, offsets_in_volume(model.offsets)),
         shape=source.shape,
         block=block,
         memory_needed=memory_to_predict(model.network, source.shape, block, tile),
@@ -247,17 +249,17 @@ def segment_affinities(
     if source.dtype != np.uint8 and source.dtype.kind != "f":
         raise ValueError(f"{source.name} must hold floats or uint8, got {source.dtype}")
     shape = source.shape[1:]
-    block = _check_block(block, shape)
-    recipe = _recipe(shape, steps, source.resolution, halo)
+    block = check_block(block, shape)
+    recipe = recipe_for(shape, steps, source.resolution, halo)
     settings = {
-        "source": _identity(source),
+        "source": identity(source),
         "block": block,
-        **_segmentation_settings(recipe, threshold, linkage),
+        **segmentation_settings(recipe, threshold, linkage),
     }
     with start(
         target,
         settings,
-        _label_arrays(source, block),
+        label_arrays(source, block),
         shape=shape,
         block=block,
         memory_needed=memory_to_segment(shape, block, recipe.halo, len(steps)),
@@ -269,108 +271,3 @@ def segment_affinities(
 
 def _opened(source: VolumeSource | str | Path) -> VolumeSource:
     return source if isinstance(source, VolumeSource) else open_volume(source)
-
-
-def _offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
-    """Return offsets with three axes; a network that predicts sections has none along z."""
-    return tuple((0,) * (3 - len(step)) + tuple(step) for step in check_offsets(offsets).tolist())
-
-
-def _check_block(block: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the block, cut off to the size of the volume."""
-    block = tuple(int(n) for n in block)
-    if len(block) != 3 or min(block) < 1:
-        raise ValueError(f"block must be 3 positive numbers (z, y, x), got {block}")
-    return tuple(min(b, n) for b, n in zip(block, shape, strict=True))
-
-
-def _check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) -> tuple[int, ...]:
-    """Check that source, network and block fit each other; return the block."""
-    net = model.network
-    if source.ndim != 3 or net.in_channels != 1:
-        raise ValueError(
-            f"source must be a volume (z, y, x) and the network have one input channel, got "
-            f"{source.name} of shape {source.shape} and {net.in_channels} channel(s)"
-        )
-    normalise(np.zeros(0, source.dtype))
-    block = _check_block(block, source.shape)
-    view = (1,) * (3 - net.ndim) + net.geometry.field_of_view
-    if any(b < min(v, n) for b, v, n in zip(block, view, source.shape, strict=True)):
-        raise ValueError(
-            f"block {block} is smaller than the network's field of view {view}: most voxels would "
-            "be computed many times"
-        )
-    return block
-
-
-def _validated_threshold(model: Model) -> float:
-    """Return the threshold that was chosen on validation data, if the model's card has one."""
-    scores = model.card.get("scores", {}).get("agglomeration", {})
-    if "threshold" not in scores:
-        logger.info("the model's card has no validated threshold; 0.5 is taken")
-    return float(scores.get("threshold", 0.5))
-
-
-def _recipe(
-    shape: tuple[int, ...], offsets: Offsets, resolution: tuple[float, ...], halo: int | None
-) -> Recipe:
-    """Decide how the volume is cut into fragments, like `malis.segment`."""
-    offsets = check_offsets(offsets)
-    flat, thick = are_sections_apart(shape, offsets, resolution)
-    per_section = flat or thick
-    if halo is None:
-        halo = HALO_IN_SECTION if per_section else HALO_IN_VOLUME
-    if halo < 0:
-        raise ValueError(f"halo must not be negative, got {halo}")
-    finest = min(resolution[int(per_section) :])
-    voxels = [math.ceil(halo * finest / side) for side in resolution]
-    if per_section:
-        voxels[0] = 0
-    return Recipe(tuple(map(tuple, offsets.tolist())), resolution, per_section, flat, tuple(voxels))
-
-
-def _identity(source: VolumeSource) -> list[Any]:
-    return [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
-
-
-def _prediction_settings(
-    source: VolumeSource, checkpoint: str | Path, block: tuple[int, ...]
-) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "source": _identity(source),
-        "checkpoint": file_checksum(Path(checkpoint)),
-        "block": block,
-    }
-
-
-def _segmentation_settings(recipe: Recipe, threshold: float, linkage: str) -> dict[str, Any]:
-    if linkage not in LINKAGES:
-        raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, got {linkage!r}")
-    return {"version": VERSION, **recipe._asdict(), "threshold": threshold, "linkage": linkage}
-
-
-def _affinity_array(
-    source: VolumeSource, offsets: tuple[tuple[int, ...], ...]
-) -> dict[str, dict[str, Any]]:
-    return {
-        "affinities": {
-            "shape": (len(offsets), *source.shape),
-            "dtype": np.float32,
-            "resolution": source.resolution,
-            "offset": source.offset,
-            "attributes": {"offsets": offsets},
-        }
-    }
-
-
-def _label_arrays(source: VolumeSource, block: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    shape = source.shape[-3:]
-    image = {
-        "shape": shape,
-        "dtype": np.uint64,
-        "resolution": source.resolution,
-        "offset": source.offset,
-    }
-    levels = pyramid(shape, block, source.resolution)
-    return {"fragments": image, "segmentation": {**image, "levels": levels}}

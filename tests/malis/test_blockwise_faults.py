@@ -17,13 +17,13 @@ from blockwise_cases import QUIET, make_cells, write_model, write_volume
 from malis import nearest_offsets
 from malis.blockwise import (
     BlockError,
-    pipeline,
     predict_volume,
     run,
     segment_affinities,
     segment_volume,
 )
 from malis.blockwise.output import Output
+from malis.blockwise.settings import VERSION
 from malis.volumes import open_volume
 
 BLOCK = (12, 20, 24)
@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
 def interrupt_before(monkeypatch, step):
     """Let a run end before a step, as if its process was killed there."""
 
-    def gone(*_arguments):
+    def gone(*_arguments, **_options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, step, gone)
@@ -148,6 +148,21 @@ def test_a_damaged_block_is_named_and_computed_again(
     segment_affinities(source, target, **OPTIONS)
     assert calls.count("fragments") == 1
     np.testing.assert_array_equal(open_volume(target)[...], expected)
+
+
+@pytest.mark.parametrize("kept", [0, 200, None])
+def test_damaged_boundaries_are_counted_again(tmp_path, monkeypatch, source, expected, kept):
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, "agglomerate_blocks")
+        with pytest.raises(KeyboardInterrupt):
+            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    path = tmp_path / "out.zarr/progress/boundaries/0_1_0.npz"
+    content = path.read_bytes()
+    path.write_bytes(content[:kept] if kept is not None else content[:90] + b"?" + content[91:])
+    with pytest.raises(OSError, match=r"0_1_0\.npz is damaged or missing"):
+        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
 def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monkeypatch):
@@ -326,5 +341,5 @@ def test_the_fit_of_offsets_is_read_from_the_source(tmp_path, affinities):
     settings = zarr.open_group(tmp_path / "out.zarr/progress").attrs["settings"]
     assert settings["offsets"] == [list(step) for step in offsets]
     assert re.fullmatch(r".*positive\.zarr/0", settings["source"][0])
-    assert settings["version"] == pipeline.VERSION
+    assert settings["version"] == VERSION
     assert nearest_offsets(3) != tuple(map(tuple, settings["offsets"]))
