@@ -43,9 +43,9 @@ line instead of lowest common ancestors.
 
 ## Tensor operations
 
-`python -m benchmarks.loss --device cuda` measures `malis.parallel` on a GPU and checks that it
-equals the CPU. No GPU was at hand when this page was written, so there is no such figure. On one
-CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`):
+{gpu}
+
+On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`):
 {parallel}.
 
 ## Scores and segmentation
@@ -53,6 +53,16 @@ CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cp
 [EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
 `python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
 """
+
+NO_GPU = """`python -m benchmarks.loss --device cuda` measures `malis.parallel` on a GPU, by
+PyTorch's operations and by the Triton kernels of `malis.kernels`, checks that both equal the CPU,
+and writes `report/results/benchmark_parallel_cuda.json`. No GPU was at hand when this page was
+written, so there is no such figure, and the kernels stay off unless `MALIS_TRITON=1` asks for them.
+They have been run in Triton's interpreter and compiled for compute capability 9.0, no more."""
+GPU = """`python -m benchmarks.loss --device cuda` ({device}, {date}): constrained loss and gradient
+by PyTorch's operations and by the Triton kernels of `malis.kernels`, which `MALIS_TRITON=1` asks
+for; all counts are equal. The floors are the bytes that the form moves, and those of the loss's
+input and output alone, over the bandwidth of a large copy."""
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:
@@ -75,6 +85,7 @@ def main() -> None:
     """Write the page."""
     loss = json.loads((RESULTS / "benchmark_loss.json").read_text())
     parallel = json.loads((RESULTS / "benchmark_parallel_cpu.json").read_text())
+    cuda = RESULTS / "benchmark_parallel_cuda.json"
     sizes = [
         [
             shape_of(row),
@@ -127,10 +138,34 @@ def main() -> None:
             ),
             phases_shape=shape_of(largest),
             phases=", ".join(f"{name} {milliseconds(s)} ms" for name, s in phases.items()),
+            gpu=gpu_text(json.loads(cuda.read_text())) if cuda.exists() else NO_GPU,
             parallel=parallel_text(parallel),
         )
     )
     print(PAGE)
+
+
+def gpu_text(results: dict[str, Any]) -> str:
+    """Tabulate the times of both forms on a GPU, beside what bounds them."""
+    rows = [
+        [
+            shape_of(case),
+            form,
+            milliseconds(figures["loss_and_gradient"]["median_s"]),
+            milliseconds(figures["floor_all_operations_s"]),
+            milliseconds(case["floor_inputs_and_gradient_s"]),
+            figures["operations"],
+            figures["waits"],
+        ]
+        for case in results["cases"]
+        for form, figures in (("operations", case), ("kernels", case.get("kernels")))
+        if figures
+    ]
+    columns = ["voxels", "form", "time (ms)", "floor of the form (ms)", "floor of the loss (ms)"]
+    columns += ["launches", "waits"]
+    environment = results["environment"]
+    text = GPU.format(device=environment["device"], date=environment["date"][:10])
+    return f"{text}\n\n{table(columns, rows)}"
 
 
 def parallel_text(results: dict[str, Any]) -> str:

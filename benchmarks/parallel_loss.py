@@ -10,11 +10,17 @@ CUDA events. Beside each time stand two floors, bytes over the bandwidth of a la
 the same run: of reading affinities and labels and writing the gradient once, and of all bytes that
 the tensor operations read and write. A U-Net's training step is timed with the loss and without.
 
+Where Triton is installed, a GPU measures all of it a second time with the kernels of
+`malis.kernels`, and says how many times as fast they are. They are off by default until that has
+been done; this is the measurement that decides.
+
 On the CPU the yardstick are two calls of ``hg.bpt_canonical``, as in `benchmarks.loss`.
 """
 
 import argparse
 import contextlib
+import importlib.metadata
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +40,7 @@ from benchmarks.clock import Clock, Traffic, measure_bandwidth, memory_of_proces
 from benchmarks.loss import SEED, count_edges, make_case, plain_calls, plain_graph
 from data.locate import find_volume
 from malis import MalisLoss, affinities_from_labels, nearest_offsets, pair_counts
+from malis.tensors import triton_kernels
 from report.record import write_results
 from unet import UNet
 
@@ -137,38 +144,72 @@ def step_times(count: Callable[[], object], clock: Clock) -> dict[str, float]:
     return {**steps, "rest": clock.between(start, stop) - sum(steps.values())}
 
 
+def by_form(kernels: bool) -> contextlib.AbstractContextManager:
+    """Ask for Triton's kernels, or for PyTorch's operations."""
+    return patch.dict(os.environ, MALIS_TRITON=str(int(kernels)))
+
+
+def kernels_version(device: str) -> str | None:
+    """Return the version of Triton that can run the kernels on a device; None where none can."""
+    with by_form(kernels=True):
+        usable = triton_kernels(torch.device(device)) is not None
+    return importlib.metadata.version("triton") if usable else None
+
+
 def measure_case(
     shape: tuple[int, ...], device: str, repeats: int, bandwidth: float
 ) -> dict[str, object]:
-    """Check and time one batch on a device."""
+    """Check and time one batch on a device: operations and, where they can run, kernels."""
     source, affinities, labels = make_batch(shape)
-    check_counts(affinities, labels, device)
-    offsets = nearest_offsets(len(shape) - 1)
-    loss = MalisLoss(offsets, backend="parallel")
-    values = affinities.clone().to(device).requires_grad_()
-    labels_there = labels.to(device)
-    clock = Clock(device)
-
-    def loss_and_gradient() -> None:
-        values.grad = None
-        loss(values, labels_there).backward()
-
-    count = partial(pair_counts, values.detach(), labels_there, offsets, backend="parallel")
-    with Traffic() as traffic:
-        count()
-    once = 2 * values.numel() * values.element_size() + labels.numel() * labels.element_size()
+    once = 2 * affinities.numel() * affinities.element_size() + labels.numel() * 8
     row = {
         "shape": shape,
         "source": source,
         "labels": len(labels.unique()),
         "edges": shape[0] * count_edges(shape[1:]),
+        "floor_inputs_and_gradient_s": once / bandwidth,
+    }
+    with by_form(kernels=False):
+        row |= measure_form(affinities, labels, device, repeats, bandwidth)
+    median = row["loss_and_gradient"]["median_s"]
+    print(f"{shape} on {device}: {median:.4f} s with gradient")
+    if kernels_version(device):
+        with by_form(kernels=True):
+            ours = measure_form(affinities, labels, device, repeats, bandwidth)
+        faster = median / ours["loss_and_gradient"]["median_s"]
+        row["kernels"] = {**ours, "times_as_fast_as_operations": faster}
+        print(f"    by Triton's kernels {faster:.2f} times as fast, with equal counts")
+    if device == "cpu":
+        with by_form(kernels=False):
+            row |= compare_with_higra(affinities, labels, repeats)
+    return row
+
+
+def measure_form(
+    affinities: Tensor, labels: Tensor, device: str, repeats: int, bandwidth: float
+) -> dict[str, object]:
+    """Check and time one batch in one form: the loss, its counts, their steps and floor."""
+    check_counts(affinities, labels, device)
+    offsets = nearest_offsets(labels.ndim - 1)
+    loss = MalisLoss(offsets, backend="parallel")
+    values = affinities.clone().to(device).requires_grad_()
+    labels = labels.to(device)
+    clock = Clock(device)
+
+    def loss_and_gradient() -> None:
+        values.grad = None
+        loss(values, labels).backward()
+
+    count = partial(pair_counts, values.detach(), labels, offsets, backend="parallel")
+    with Traffic() as traffic:
+        count()
+    figures = {
         "loss_and_gradient": summary(clock.times(loss_and_gradient, repeats)),
         "counts": summary(clock.times(count, repeats)),
         "counts_unconstrained": summary(clock.times(partial(count, constrained=False), repeats)),
         "steps_s": step_times(count, clock),
         "operations": traffic.operations,
         "waits": traffic.waits,
-        "floor_inputs_and_gradient_s": once / bandwidth,
         "floor_all_operations_s": traffic.bytes / bandwidth,
     }
     if device == "cuda":
@@ -176,15 +217,12 @@ def measure_case(
         before = torch.cuda.memory_allocated()
         count()
         peak = torch.cuda.max_memory_allocated() - before
-        row["bytes_per_edge"] = peak / row["edges"]
+        figures["bytes_per_edge"] = peak / (len(labels) * count_edges(labels.shape[1:]))
         half = values.detach().to(torch.bfloat16).requires_grad_()
-        row["loss_and_gradient_bfloat16"] = summary(
-            clock.times(lambda: loss(half, labels_there).backward(), repeats)
+        figures["loss_and_gradient_bfloat16"] = summary(
+            clock.times(lambda: loss(half, labels).backward(), repeats)
         )
-    else:
-        row |= compare_with_higra(affinities, labels, repeats)
-    print(f"{shape} on {device}: {row['loss_and_gradient']['median_s']:.4f} s with gradient")
-    return row
+    return figures
 
 
 def compare_with_higra(affinities: Tensor, labels: Tensor, repeats: int) -> dict[str, object]:
@@ -232,8 +270,12 @@ def measure_training(patch_size: int, depth: int, wf: int, device: str, repeats:
 
     clock = Clock(device)
     plain = summary(clock.times(partial(step, lambda affinities, _: affinities.mean()), repeats))
-    whole = summary(clock.times(partial(step, malis_loss), repeats))
-    return {
+    wholes = []
+    for kernels in [False, True] if kernels_version(device) else [False]:
+        with by_form(kernels):
+            wholes.append(summary(clock.times(partial(step, malis_loss), repeats)))
+    shares = [1 - plain["median_s"] / whole["median_s"] for whole in wholes]
+    row = {
         "patch": (patch_size,) * 3,
         "network": {
             "depth": depth,
@@ -241,9 +283,12 @@ def measure_training(patch_size: int, depth: int, wf: int, device: str, repeats:
             "precision": "float32, convolutions as torch's default",
         },
         "without_loss": plain,
-        "with_loss": whole,
-        "share_of_loss": 1 - plain["median_s"] / whole["median_s"],
+        "with_loss": wholes[0],
+        "share_of_loss": shares[0],
     }
+    if len(wholes) > 1:
+        row |= {"with_loss_by_kernels": wholes[1], "share_of_loss_by_kernels": shares[1]}
+    return row
 
 
 def measure_memory(shape: tuple[int, ...]) -> dict[str, float]:
@@ -307,6 +352,7 @@ def measure(device: str, quick: bool = False, repeats: int | None = None) -> dic
         "seed": SEED,
         "threads": torch.get_num_threads(),
         "copy_bytes_per_s": bandwidth,
+        "triton": kernels_version(device),
         "cases": [measure_case(shape, device, repeats, bandwidth) for shape in shapes],
     }
     if device == "cuda":
@@ -317,6 +363,8 @@ def measure(device: str, quick: bool = False, repeats: int | None = None) -> dic
         ]
     else:
         results["memory"] = measure_memory(QUICK_SHAPES[0] if quick else LARGE)
+    if device == "cuda" and not results["triton"]:
+        print("Triton is not installed: its kernels were not measured")
     if not quick:
         path = write_results(f"benchmark_parallel_{device}", results, device=device)
         print(f"written to {path}")

@@ -122,7 +122,7 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     pick_ranks.scatter_(0, mates.to(torch.int64), ranks)
 
     # Up to here a merge's rank is its place.
-    chains = _first_weaker(parent, pick_ranks, owners)
+    chains = _first_weaker(parent, pick_ranks, owners, ranks)
 
     # Chain by chain; the sort is stable, so Kruskal's order stays within a chain.
     chains, ranks = chains.sort(stable=True)
@@ -142,13 +142,12 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     )
 
 
-def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor) -> Tensor:
+def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor, ranks: Tensor) -> Tensor:
     """Climb from the owner of every merge to its first ancestor that picks a weaker edge."""
     kernels = triton_kernels(parent.device)
     if kernels:
         return kernels.first_weaker(parent, pick_ranks, owners)
     chains = parent.index_select(0, owners)
-    ranks = torch.arange(len(owners), device=owners.device)
     weaker = (pick_ranks.index_select(0, chains) < ranks).nonzero().squeeze(1)
     while len(weaker):
         higher = parent.index_select(0, chains.index_select(0, weaker))
