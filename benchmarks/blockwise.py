@@ -42,11 +42,11 @@ ANISOTROPIC = (40.0, 4.0, 4.0)
 SEED = 0
 
 
-def derived(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def derived(path: Path, shape: tuple[int, int, int], noise: float = 1.0) -> np.ndarray:
     """Derive affinities from the labels of a volume's corner."""
     with CremiFile(path, "r") as file:
         labels = file.read_neuron_ids().data[tuple(slice(0, n) for n in shape)]
-    return derive_affinities(labels, nearest_offsets(3), np.random.default_rng(SEED))
+    return derive_affinities(labels, nearest_offsets(3), np.random.default_rng(SEED), noise=noise)
 
 
 def write_repeated(
@@ -132,8 +132,8 @@ def equality(folder: Path) -> dict[str, Any]:
 
 def memory(folder: Path) -> dict[str, Any]:
     """Segment affinities that are more than four times as large as a worker may become."""
-    shape, block, limit = (3, 96, 1536, 1536), (32, 128, 128), 600 * 10**6
-    values = derived(find_volume("synthetic"), (24, 512, 512))
+    shape, block, limit = (3, 96, 1456, 1456), (32, 128, 128), 600 * 10**6
+    values = derived(find_volume("synthetic"), (24, 512, 512), noise=0.5)
     write_repeated(folder / "affinities.zarr", values, shape, block)
     report = segment_affinities(
         open_volume(folder / "affinities.zarr"),

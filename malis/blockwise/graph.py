@@ -1,7 +1,7 @@
 """The region graph of a whole volume, and its agglomeration.
 
 The blocks have counted and summed; here the sums of all blocks are added up. In memory are the
-fragments and the pairs of them that touch, about a hundred bytes each, and no voxels.
+fragments and the pairs of them that touch, at the peak about 800 bytes a pair, and no voxels.
 """
 
 import io
@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from malis.blockwise.blocks import Block
 from malis.blockwise.output import Output, write_file
@@ -17,6 +18,8 @@ from malis.segmentation.agglomeration import merge_regions
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.regions import RegionSums
 from malis.segmentation.sections import link_regions
+
+ROUNDING = 1e-6  # scores are compared in single precision
 
 
 def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: bool) -> None:
@@ -41,7 +44,7 @@ def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: 
     parts = [_read_boundaries(output, block) for block in output.blocks]
     ids, sizes = _sum_by_key(_gather(parts, "ids")[:, None], [(_gather(parts, "sizes"), np.add)])
     ids = ids[:, 0]
-    graph = join_graphs(ids, parts)
+    graph = drop_hopeless(join_graphs(ids, parts), linkage, threshold)
     merges, scores = merge_regions(graph, linkage=linkage)
     segments = Hierarchy(np.zeros(0, np.int32), len(ids), merges, scores).regions(threshold)
     if link:
@@ -78,6 +81,35 @@ def join_graphs(ids: np.ndarray, parts: list[dict[str, np.ndarray]]) -> RegionSu
     ]
     edges, (contact, total, maximum) = _sum_by_key(pairs, sums)
     return RegionSums(len(ids), edges.astype(np.int64), contact, total, maximum)
+
+
+def drop_hopeless(graph: RegionSums, linkage: str, threshold: float) -> RegionSums:
+    """Leave out pairs that no merge down to a threshold can join.
+
+    A merge's score is a mean (or the maximum) of those of the pairs it puts together, so one of
+    them reaches the threshold, too. Hence nothing is merged across two components of the graph of
+    the pairs that do, and what lies between them need not be kept.
+
+    Parameters
+    ----------
+    graph : RegionSums
+    linkage : {"mean", "single"}
+    threshold : float
+
+    Returns
+    -------
+    RegionSums
+        With the same regions and, down to the threshold, the same merges.
+    """
+    score = graph.maximum if linkage == "single" else graph.mean
+    joined = graph.edges[score >= threshold - ROUNDING]
+    table = sparse.coo_array(
+        (np.ones(len(joined), bool), tuple(joined.T)), (graph.n_regions, graph.n_regions)
+    )
+    component = sparse.csgraph.connected_components(table, directed=False)[1]
+    kept = component[graph.edges[:, 0]] == component[graph.edges[:, 1]]
+    columns = (graph.edges, graph.contact, graph.total, graph.maximum)
+    return RegionSums(graph.n_regions, *(column[kept] for column in columns))
 
 
 def _read_boundaries(output: Output, block: Block) -> dict[str, np.ndarray]:

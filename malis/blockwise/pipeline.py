@@ -117,7 +117,7 @@ def segment_volume(
     -----
     A local cluster starts processes: in a script, call this under ``if __name__ == "__main__":``.
     Time is linear in the number of blocks, but for the agglomeration of the region graph, which
-    runs in this process and holds about a hundred bytes a fragment and pair of fragments.
+    runs in this process and holds about 800 bytes for every pair of fragments that touch.
     """
     source, model = _opened(source), load_model(checkpoint)
     block = check_prediction(source, model, block)

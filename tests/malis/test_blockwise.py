@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from malis import nearest_offsets, segment
 from malis.blockwise import predict_volume, segment_affinities, segment_volume
 from malis.blockwise.blocks import cut_into_blocks, grow, within
-from malis.blockwise.graph import join_graphs
+from malis.blockwise.graph import drop_hopeless, join_graphs
 from malis.blockwise.memory import forward_memory, memory_to_predict, memory_to_segment
 from malis.blockwise.output import Output
 from malis.blockwise.stages import Recipe, boundary_block, name_fragments
 from malis.checkpoint import load_model
 from malis.fcn import PlainCNN
 from malis.inference import predict
-from malis.segmentation import agglomerate, fragments, region_graph
+from malis.segmentation import Hierarchy, agglomerate, fragments, merge_regions, region_graph
 from malis.segmentation.oversegmentation import fragment_steps
+from malis.segmentation.regions import RegionSums
 from malis.volumes import create_ome_zarr, open_volume
 
 
@@ -186,6 +187,25 @@ def test_every_boundary_edge_is_counted_once(tmp_path_factory, seed, block):
         for fragment, size in zip(part["ids"].tolist(), part["sizes"].tolist(), strict=True):
             sizes[fragment] += size
     assert sizes == {i: int((pieces == i).sum()) for i in ids.tolist()}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["mean", "single"]))
+def test_what_is_dropped_from_the_graph_changes_no_cut(seed, linkage):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12))
+    edges = np.argwhere(np.triu(rng.random((n, n)) < 0.5, 1))
+    contact = rng.integers(1, 9, len(edges))
+    mean = rng.random(len(edges))
+    graph = RegionSums(n, edges, contact, mean * contact, np.sqrt(mean).astype(np.float32))
+    fewer = drop_hopeless(graph, linkage, 0.6)
+    cuts = [
+        Hierarchy(np.zeros(0), n, *merge_regions(g, linkage=linkage)).regions(0.6)
+        for g in (graph, fewer)
+    ]
+    np.testing.assert_array_equal(*cuts)
+    assert len(fewer.edges) <= len(edges)
+    assert len(drop_hopeless(graph, linkage, 1.1).edges) == 0
 
 
 class WholeArray:
