@@ -19,6 +19,7 @@ from malis.segmentation.hierarchy import Hierarchy
 
 SCORES = ("cremi", "voi", "rand")
 NO_MERGE = 1.001  # no affinity reaches this threshold
+LOWEST, GRID_CELLS = 1e-3, 1000  # of the curve that is smoothed
 BACKGROUND = 2**64 - 1  # CREMI's id of voxels to ignore; -1 if ids are signed
 
 
@@ -49,12 +50,14 @@ class ThresholdCurve:
         """Sum of VOI split and VOI merge, (T,) float64."""
         return self.voi_split + self.voi_merge
 
-    def best(self, score: str = "cremi") -> int:
+    def best(self, score: str = "cremi", smoothing: float = 0.0) -> int:
         """Find the lowest score; of neighbouring thresholds that share it, the middle one.
 
         Parameters
         ----------
         score : {"cremi", "voi", "rand"}
+        smoothing : float
+            See `best_threshold`.
 
         Returns
         -------
@@ -64,11 +67,16 @@ class ThresholdCurve:
         Raises
         ------
         ValueError
-            If there is no such score.
+            If there is no such score, or smoothing is negative.
         """
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        return middle_of_lowest(getattr(self, score))
+        if smoothing < 0:
+            raise ValueError(f"smoothing must not be negative, got {smoothing}")
+        values = getattr(self, score)
+        if smoothing:
+            values = _smooth(self.thresholds, values, smoothing)
+        return middle_of_lowest(values)
 
 
 def middle_of_lowest(values: np.ndarray) -> int:
@@ -89,12 +97,30 @@ def middle_of_lowest(values: np.ndarray) -> int:
     return (first + last) // 2
 
 
+def _smooth(thresholds: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+    """Average a curve that is constant between thresholds by a Gaussian in their log-odds."""
+    at = np.clip(thresholds.astype(np.float64), LOWEST, 1 - LOWEST)
+    at = -np.log(at / (1 - at))  # ascending, as the thresholds descend
+    bounds = np.concatenate([at[:1], (at[1:] + at[:-1]) / 2, at[-1:]])
+    integral = np.concatenate([[0], np.cumsum(values * np.diff(bounds))])
+    # Each value is the curve's mean over cells of a fine grid, weighted by distance.
+    grid = np.linspace(at[0] - 4 * width, at[-1] + 4 * width, GRID_CELLS)
+    inside = np.clip(grid, at[0], at[-1])
+    area = np.diff(np.interp(inside, bounds, integral))
+    length = np.diff(inside)
+    centres = (grid[1:] + grid[:-1]) / 2
+    weights = np.exp(-0.5 * ((at[:, None] - centres) / width) ** 2)
+    total = weights @ length
+    return np.divide(weights @ area, total, out=values.copy(), where=total > 0)
+
+
 def best_threshold(
     hierarchies: Hierarchy | Sequence[Hierarchy],
     truths: Array | Sequence[Array],
     *,
     thresholds: Sequence[float] | np.ndarray | None = None,
     score: str = "cremi",
+    smoothing: float = 0.0,
     ignore_groundtruth: Iterable[int] = (),
 ) -> tuple[float, ThresholdCurve]:
     """Find the threshold at which a hierarchy is cut best.
@@ -111,6 +137,10 @@ def best_threshold(
         merges, so that every cut there is takes part.
     score : {"cremi", "voi", "rand"}
         What to minimise: CREMI score, VOI sum or adapted Rand error.
+    smoothing : float
+        Standard deviation, in log-odds of the threshold (0.1 is 0.025 at a threshold of 0.5, 0.005
+        at 0.95), by which the curve is smoothed before its minimum is taken. On few sections the
+        lowest point of a curve is often a spike that other sections do not share.
     ignore_groundtruth : iterable of int
         Further ids to ignore, e.g. 0 where 0 means membrane.
 
@@ -153,7 +183,7 @@ def best_threshold(
         axis=0,
     )
     curve = ThresholdCurve(taken, *curves)
-    return float(taken[curve.best(score)]), curve
+    return float(taken[curve.best(score, smoothing)]), curve
 
 
 def _between_scores(scores: np.ndarray) -> np.ndarray:

@@ -155,3 +155,29 @@ def test_bad_arguments_are_named():
         best_threshold(hierarchy, np.full_like(truth, -1))
     with pytest.raises(ValueError, match="2 hierarchies need as many truths, got 1"):
         best_threshold([hierarchy, hierarchy], [truth])
+
+
+def test_smoothing_prefers_a_valley_to_a_spike():
+    thresholds = np.linspace(0.95, 0.05, 181).astype(np.float32)
+    cremi = 0.1 + np.abs(thresholds - 0.4).astype(float)
+    spike = int(np.argmin(np.abs(thresholds - 0.7)))
+    cremi[spike] = 0.05
+    curve = ThresholdCurve(thresholds, cremi, cremi, cremi, cremi)
+    assert curve.best() == spike
+    assert abs(thresholds[curve.best(smoothing=0.15)] - 0.4) < 0.02
+
+
+def test_smoothing_weighs_thresholds_by_how_far_they_lie_apart():
+    """Many thresholds close together are one place of the curve, not many."""
+    crowd = np.linspace(0.301, 0.3, 200)
+    thresholds = np.concatenate([[0.9, 0.5], crowd, [0.29, 0.1]]).astype(np.float32)
+    cremi = np.concatenate([[1.0, 0.2], np.full(200, 0.25), [0.9, 0.9]])
+    curve = ThresholdCurve(thresholds, cremi, cremi, cremi, cremi)
+    assert thresholds[curve.best(smoothing=0.1)] == 0.5
+
+
+def test_smoothing_of_one_threshold_and_by_nothing():
+    one = np.array([0.5], np.float32), np.array([0.3])
+    assert ThresholdCurve(one[0], *[one[1]] * 4).best(smoothing=0.2) == 0
+    with pytest.raises(ValueError, match="smoothing must not be negative"):
+        ThresholdCurve(one[0], *[one[1]] * 4).best(smoothing=-1)
