@@ -3,6 +3,7 @@
     python -m report.experiments                   every run that has no result yet
     python -m report.experiments --only isbi2012 --methods unet-both --seeds 0
     python -m report.experiments --trials --only isbi2012 --methods "both, 3" --seeds 0
+    python -m report.experiments --rescore         segment and score anew with the trained networks
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
 
 A run writes ``report/results/runs/<data>_<method>_<seed>.json``; a trial, which sees no test
@@ -11,6 +12,7 @@ section, ``report/results/trials/...``. One that was killed goes on from its che
 """
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 
 from data.locate import find_volume
 from malis.augmentation import Augmentation
-from malis.checkpoint import save_model
+from malis.checkpoint import load_model, save_model
 from malis.dataset import LabelledVolume, PatchDataset, load_volume
 from malis.training import History, choose_device, train
 from report.configurations import DATA, METHODS, SEEDS, TRIALS, Data, Decay, Method, runs
@@ -74,13 +76,6 @@ def run(
     network = recipe.network(**arguments)
     history = train_stages(network, source, recipe, volume, seed, steps, work / name)
     network.eval()
-    scores = score_network(
-        network,
-        source.offsets,
-        volume.sections(source.split.validation),
-        volume.sections(source.split.test) if test else None,
-        source.ignore,
-    )
     results = {
         "data": data,
         "source": source.source,
@@ -106,10 +101,49 @@ def run(
         },
         "learning_curve": _thin(history.training["step"], history.training["loss"]),
         "validation_curve": history.validation,
-        "scores": scores,
+        "scores": score(network, source, volume, test),
     }
     save_model(work / f"{name}.model", network, arguments, source.offsets, results)
     return results
+
+
+def score(
+    network: torch.nn.Module, source: Data, volume: LabelledVolume, test: bool
+) -> dict[str, Any]:
+    """Segment and score the sections that the configuration names, see `score_network`."""
+    return score_network(
+        network,
+        source.offsets,
+        volume.sections(source.split.validation),
+        volume.sections(source.split.test) if test else None,
+        source.ignore,
+    )
+
+
+def rescore(data: str, method: str, seed: int, results: dict[str, Any]) -> dict[str, Any]:
+    """Replace the scores of a run by those of its trained network, segmented as is usual now.
+
+    Parameters
+    ----------
+    data, method : str
+        Keys of the configurations.
+    seed : int
+    results : dict
+        What the run wrote.
+
+    Returns
+    -------
+    dict
+        The same with other scores; the model's card has them, too.
+    """
+    source = DATA[data]
+    path = WORK / f"{file_name(data, method, seed)}.model"
+    model = load_model(path)
+    test = "mean" in results["scores"]["agglomeration"]
+    scores = score(model.network, source, load_volume(find_volume(source.volume)), test)
+    arguments = TRIALS[method].network_arguments(len(source.patch))
+    save_model(path, model.network, arguments, model.offsets, {**model.card, "scores": scores})
+    return {**results, "scores": scores}
 
 
 def train_stages(
@@ -216,6 +250,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=TRIALS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
+    parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
     options = parser.parse_args()
     methods = options.methods or list(TRIALS if options.trials else METHODS)
@@ -225,9 +260,17 @@ def main() -> None:
     device = str(choose_device())
     for data, method, seed in runs(options.only, methods, options.seeds):
         name = f"{folder}/{file_name(data, method, seed)}"
+        path = RESULTS / f"{name}.json"
         if options.quick:
             results = run(data, method, seed, steps=QUICK_STEPS, work=WORK / "quick")
-        elif (RESULTS / f"{name}.json").exists():
+        elif options.rescore:
+            if not path.exists() or not (WORK / f"{path.stem}.model").exists():
+                continue
+            earlier = json.loads(path.read_text())
+            del earlier["environment"]
+            results = rescore(data, method, seed, earlier)
+            write_results(name, results, device=device)
+        elif path.exists():
             print(f"{name}: has a result")
             continue
         else:
