@@ -29,7 +29,13 @@ from malis import nearest_offsets
 from malis.segmentation import agglomerate, best_threshold, fragments
 from report.derived_affinities import derive_affinities
 from report.record import write_results
-from report.segmentation_quality import LINKAGES, RUNNER, WATERZ_FUNCTIONS, waterz_version
+from report.segmentation_quality import (
+    LINKAGES,
+    NOISY_THRESHOLD,
+    RUNNER,
+    WATERZ_FUNCTIONS,
+    waterz_version,
+)
 from report.waterz_runner import memory_bytes
 
 SECTIONS = [(256, 256), (512, 512), (1250, 1250), (2048, 2048)]
@@ -49,7 +55,10 @@ def make_case(folder: Path, shape: tuple[int, ...]) -> None:
     affinities = derive_affinities(labels, nearest_offsets(ndim), rng)
     np.save(folder / "labels.npy", labels)
     np.save(folder / "affinities.npy", affinities)
-    np.save(folder / "fragments.npy", fragments(affinities, nearest_offsets(ndim)))
+    np.save(
+        folder / "fragments.npy",
+        fragments(affinities, nearest_offsets(ndim), threshold=NOISY_THRESHOLD),
+    )
 
 
 def measure(folder: Path, task: str, repeats: int) -> dict[str, Any]:
@@ -59,9 +68,9 @@ def measure(folder: Path, task: str, repeats: int) -> dict[str, Any]:
     offsets = nearest_offsets(affinities.ndim - 1)
     pieces = np.load(folder / "fragments.npy")
     tasks: dict[str, Callable[[], object]] = {
-        "fragments": lambda: fragments(affinities, offsets),
+        "fragments": lambda: fragments(affinities, offsets, threshold=NOISY_THRESHOLD),
         "fragments_and_mean": lambda: agglomerate(
-            affinities, offsets, fragments(affinities, offsets)
+            affinities, offsets, fragments(affinities, offsets, threshold=NOISY_THRESHOLD)
         ),
     }
     for name, settings in LINKAGES.items():

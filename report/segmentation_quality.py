@@ -45,6 +45,7 @@ from report.record import RESULTS, write_results
 
 NOISE = (0.7, 1.0, 1.3)
 SEEDS = (0, 1, 2, 3, 4, 5)
+NOISY_THRESHOLD = 0.7  # of fragments: noise lowers the affinities within cells, too
 BASELINE_GRID = np.array([0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 GRID = np.round(np.arange(0.99, 0, -0.01), 2)  # of the agglomerations, waterz' included
 LINKAGES = {
@@ -122,7 +123,7 @@ def derived_samples(data: Data, sections: slice, noise: float, seed: int) -> lis
         derive_affinities(part, data.offsets, rng, noise=noise, background=bool(data.ignore))
         for part in parts
     ]
-    return make_samples(data, affinities, parts)
+    return make_samples(data, affinities, parts, threshold=NOISY_THRESHOLD)
 
 
 def predicted_samples(data: Data, model: Model, sections: slice) -> list[Sample]:
@@ -138,11 +139,11 @@ def predicted_samples(data: Data, model: Model, sections: slice) -> list[Sample]
 
 
 def make_samples(
-    data: Data, affinities: Iterable[np.ndarray], truths: Iterable[np.ndarray]
+    data: Data, affinities: Iterable[np.ndarray], truths: Iterable[np.ndarray], **settings: Any
 ) -> list[Sample]:
     """Add the fragments that all agglomerations share."""
     return [
-        Sample(part, fragments(part, data.offsets), truth)
+        Sample(part, fragments(part, data.offsets, **settings), truth)
         for part, truth in zip(affinities, truths, strict=True)
     ]
 

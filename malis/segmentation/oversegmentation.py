@@ -47,7 +47,7 @@ def fragments(
     affinities: Array,
     offsets: Offsets,
     *,
-    threshold: float = 0.7,
+    threshold: float = 0.9,
     min_seed_distance: float = 2.0,
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
@@ -64,7 +64,7 @@ def fragments(
         Channels that are no unit steps are not used.
     threshold : float
         Average affinity above which a voxel lies inside an object. Higher: more fragments, fewer of
-        them across a weak membrane.
+        them across a weak membrane. Networks whose membranes are pale need a high one.
     min_seed_distance : float
         Seeds are the highest voxels within this distance along every axis, in sides of the finest
         voxel.
@@ -106,7 +106,7 @@ def fragment_steps(
     affinities: Array,
     offsets: Offsets,
     *,
-    threshold: float = 0.7,
+    threshold: float = 0.9,
     min_seed_distance: float = 2.0,
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
