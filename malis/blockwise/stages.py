@@ -132,8 +132,7 @@ def name_fragments(steps: FragmentSteps, box: Box, shape: tuple[int, ...]) -> np
         numbers, first = np.unique(labels.ravel()[voxels], return_index=True)
         place = np.unravel_index(voxels[first], labels.shape)
         place = tuple(p + side.start for p, side in zip(place, box, strict=True))
-        known = numbers < len(names)
-        names[numbers[known]] = np.ravel_multi_index(place, shape)[known] + 1
+        names[numbers] = np.ravel_multi_index(place, shape) + 1
     return names
 
 
