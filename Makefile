@@ -22,7 +22,7 @@ $(VENV)/.requirements: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.requirements-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+$(VENV)/.requirements-dev: requirements-dev.txt requirements-report.txt requirements-scale.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
