@@ -127,6 +127,26 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
     return Model(network.eval(), tuple(map(tuple, content["offsets"])), content["card"])
 
 
+def validated_threshold(card: Mapping[str, Any], linkage: str = "mean") -> float:
+    """Return the threshold of the agglomeration that validation sections chose.
+
+    Parameters
+    ----------
+    card : dict
+        Of a model.
+    linkage : str
+        See `malis.segmentation.agglomerate`.
+
+    Returns
+    -------
+    float
+        0.5 if the card names none.
+    """
+    scores = card.get("scores", {})
+    chosen = scores.get(f"{linkage}_linkage", scores.get("agglomeration", {}))
+    return float(chosen.get("threshold", 0.5))
+
+
 def architecture(network: nn.Module) -> str:
     """Write down the layers of a network; equal texts mean that weights can be exchanged."""
     # Pooling has no weights and is not printed with the U-Net's layers, but is in its geometry.

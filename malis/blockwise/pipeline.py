@@ -19,9 +19,8 @@ from malis.blockwise.settings import (
     prediction_settings,
     recipe_for,
     segmentation_settings,
-    validated_threshold,
 )
-from malis.checkpoint import load_model
+from malis.checkpoint import load_model, validated_threshold
 from malis.checks import Offsets, check_offsets
 from malis.volumes import VolumeSource, open_volume
 
@@ -122,7 +121,7 @@ def segment_volume(
     source, model = _opened(source), load_model(checkpoint)
     block = check_prediction(source, model, block)
     offsets = offsets_in_volume(model.offsets)
-    threshold = validated_threshold(model) if threshold is None else float(threshold)
+    threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
     recipe = recipe_for(source.shape, offsets, source.resolution, halo)
     predict_settings = prediction_settings(source, checkpoint, block)
     segment_settings = segmentation_settings(recipe, threshold, linkage)

@@ -1,6 +1,5 @@
 """What a run depends on: the checks of what the caller gave, and the notes that compare runs."""
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,9 @@ from malis.normalise import normalise
 from malis.segmentation.pipeline import are_sections_apart
 from malis.volumes import VolumeSource, pyramid
 
-logger = logging.getLogger(__name__)
-
 HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
 LINKAGES = ("mean", "single")
-VERSION = 1  # raise it when the same settings give another result than before
+VERSION = 2  # raise it when the same settings give another result than before
 
 
 def offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
@@ -52,14 +49,6 @@ def check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) -
             "be computed many times"
         )
     return block
-
-
-def validated_threshold(model: Model) -> float:
-    """Return the threshold that was chosen on validation data, if the model's card has one."""
-    scores = model.card.get("scores", {}).get("agglomeration", {})
-    if "threshold" not in scores:
-        logger.info("the model's card has no validated threshold; 0.5 is taken")
-    return float(scores.get("threshold", 0.5))
 
 
 def recipe_for(

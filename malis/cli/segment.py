@@ -8,7 +8,7 @@ import numpy as np
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
-from malis.checkpoint import load_model
+from malis.checkpoint import load_model, validated_threshold
 from malis.cli import files
 from malis.cli.predict import offsets_in_volume, predict_source
 from malis.segmentation import segment
@@ -106,8 +106,3 @@ def _segment_blocks(
     else:
         settings = {key: settings[key] for key in settings if key not in ("tile", "device")}
         segment_affinities(source, options.output, **settings)
-
-
-def validated_threshold(card: dict) -> float:
-    """Return the threshold that was best on the validation sections, if a model's card has one."""
-    return float(card.get("scores", {}).get("agglomeration", {}).get("threshold", 0.5))

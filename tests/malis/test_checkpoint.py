@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from malis.checkpoint import CHECKPOINT, MODEL, load_model, read, save_model, write
+from malis.checkpoint import (
+    CHECKPOINT,
+    MODEL,
+    load_model,
+    read,
+    save_model,
+    validated_threshold,
+    write,
+)
 from malis.fcn import PlainCNN
 from unet import UNet
 
@@ -174,3 +182,10 @@ class TestModels:
         save_model(tmp_path / "a.pt", network, ARGUMENTS, OFFSETS)
         assert network.training
         assert all(torch.equal(network.state_dict()[name], v) for name, v in before.items())
+
+
+def test_the_threshold_of_the_card_is_that_of_the_linkage():
+    card = {"scores": {"agglomeration": {"threshold": 0.8}, "mean_linkage": {"threshold": 0.6}}}
+    assert validated_threshold(card) == 0.6
+    assert validated_threshold(card, "single") == 0.8
+    assert validated_threshold({}) == 0.5
