@@ -11,7 +11,7 @@ from report.runs import MAIN, is_cross_entropy, methods_of, score_of, statistics
 
 SCORES = ("voi_split", "voi_merge", "rand", "cremi_score")
 POST_PROCESSING = {
-    "agglomeration": "mean",
+    "mean_linkage": "mean",
     "single_linkage": "single",
     "quantile75": "75 % quantile",
     "threshold_watershed": "threshold + watershed",
@@ -69,6 +69,7 @@ def data_table(data: str, found: dict) -> dict[str, Any]:
         "batch": source.batch,
         "steps": sorted({run["steps"] for run in examples}) or [source.steps],
         "rows": rows,
+        "linkage": POST_PROCESSING[source.linkage],
         "kinds": [{"key": kind, "name": POST_PROCESSING[kind]} for kind in kinds],
         "best": best
         and {
@@ -246,7 +247,7 @@ def loss_settings(found: dict) -> dict[str, Any]:
             with_malis += "MalisLoss" in losses
             whole += "MalisLoss" in losses and "WindowLoss" not in losses
             for stage in run.get("losses", []):
-                walk(stage["loss"], len(run["patch"]))
+                walk(stage, len(run["patch"]))
     return {
         "windows": {ndim: sorted(sizes) for ndim, sizes in sorted(windows.items())},
         "weights": sorted(weights),

@@ -65,6 +65,9 @@ class Data:
         Updates of the weights.
     mixed_precision : bool
         Whether the network computes in bfloat16; the losses never do.
+    linkage : str
+        Of the agglomeration that is compared: the key of `report.scoring.LINKAGES` with the best
+        score on validation sections, averaged over the methods.
     """
 
     volume: str
@@ -76,6 +79,7 @@ class Data:
     batch: int = 4
     steps: int = 1500
     mixed_precision: bool = True
+    linkage: str = "mean_linkage"
 
     @property
     def offsets(self) -> Offsets:
@@ -167,11 +171,13 @@ DATA: dict[str, Data] = {
         "fib25_train.hdf",
         SectionSplit(range(130), range(135, 160, 3), range(165, 200, 3)),
         "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+        linkage="quantile75",
     ),
     "fib25_volume": Data(
         "fib25_train.hdf",
         SectionSplit(range(130), range(135, 160), range(165, 200)),
         "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+        linkage="single_linkage",
         patch=(48, 48, 48),
         window=24,
         batch=1,

@@ -117,6 +117,7 @@ def score(
         volume.sections(source.split.validation),
         volume.sections(source.split.test) if test else None,
         source.ignore,
+        source.linkage,
     )
 
 

@@ -39,7 +39,7 @@ from report.runs import GALLERY, gallery_cards, load_runs
 from report.scoring import LINKAGES, make_samples
 
 SHIPPED = ROOT / "data" / "models"
-LINKAGE = "agglomeration"
+MAIN = "agglomeration"
 WINDOW = 320  # pixels that a panel shows along each axis, from the middle of the section
 GREYS = 64
 
@@ -97,9 +97,10 @@ def segment_test(model: Model, volume: LabelledVolume, test: range) -> np.ndarra
     -------
     (len(test), y, x) uint64 array
     """
-    threshold = model.card["scores"][LINKAGE]["threshold"]
+    threshold = model.card["scores"][MAIN]["threshold"]
+    linkage = LINKAGES[DATA[model.card["data"]].linkage]
     cuts = [
-        agglomerate(s.affinities, model.offsets, s.fragments, **LINKAGES[LINKAGE]).cut(threshold)
+        agglomerate(s.affinities, model.offsets, s.fragments, **linkage).cut(threshold)
         for s in make_samples(model.network, model.offsets, volume.sections(test))
     ]
     return np.concatenate([cut[None] if cut.ndim == 2 else cut for cut in cuts])
@@ -231,7 +232,7 @@ def refresh(data: str) -> list[Path]:
         return []
     for found in stale.values():
         model = load_model(found["path"])
-        found["threshold"] = model.card["scores"][LINKAGE]["threshold"]
+        found["threshold"] = model.card["scores"][MAIN]["threshold"]
         found["volume"] = segment_test(model, volume, source.split.test)
     written = []
     for section in sections:

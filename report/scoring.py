@@ -17,7 +17,7 @@ from malis.segmentation.threshold import ThresholdCurve
 
 WATERSHED_THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
 LINKAGES: dict[str, dict[str, Any]] = {
-    "agglomeration": {"linkage": "mean"},
+    "mean_linkage": {"linkage": "mean"},
     "single_linkage": {"linkage": "single"},
     "quantile75": {"linkage": "quantile", "quantile": 0.75},
 }
@@ -108,6 +108,7 @@ def score_network(
     validation: LabelledVolume,
     test: LabelledVolume | None,
     ignore: tuple[int, ...] = (),
+    linkage: str = "mean_linkage",
 ) -> dict[str, Any]:
     """Segment and score by agglomeration with three linkages, and by threshold and watershed.
 
@@ -122,30 +123,35 @@ def score_network(
         The sections that are scored; None where only the choice is of interest.
     ignore : tuple of int
         Labels that are not scored.
+    linkage : str
+        Key of `LINKAGES`; what is found by it stands under ``"agglomeration"``, too.
 
     Returns
     -------
     dict
-        For each key of `LINKAGES` and for ``"threshold_watershed"``: the threshold, its mean CREMI
-        score on the validation sections and, with test sections, the scores of each and their mean;
-        for the linkages also the split-merge curve on validation and, to look at, on test sections.
+        For ``"agglomeration"``, each key of `LINKAGES`, and for ``"threshold_watershed"``: the
+        threshold, its mean CREMI score on the validation sections and, with test sections, the
+        scores of each and their mean; for the linkages also the split-merge curve on validation
+        and, to look at, on test sections.
         JSON-able.
     """
     choice = make_samples(network, offsets, validation)
     report = [] if test is None else make_samples(network, offsets, test)
     results = {}
-    for name, linkage in LINKAGES.items():
-        threshold, curve = choose_cut(choice, offsets, ignore, **linkage)
+    for name, settings in LINKAGES.items():
+        threshold, curve = choose_cut(choice, offsets, ignore, **settings)
         results[name] = {
             "threshold": threshold,
             "validation_cremi": float(curve.cremi[curve.best(smoothing=SMOOTHING)]),
             "validation_curve": _thin_curve(curve),
         }
         if report:
-            built = [agglomerate(s.affinities, offsets, s.fragments, **linkage) for s in report]
+            built = [agglomerate(s.affinities, offsets, s.fragments, **settings) for s in report]
             results[name] |= _scores(report, [h.cut(threshold) for h in built], ignore)
             curve = best_threshold(built, [s.truth for s in report], ignore_groundtruth=ignore)[1]
             results[name]["test_curve"] = _thin_curve(curve)
+
+    results = {"agglomeration": results[linkage], **results}
 
     def watershed(samples: list[Sample], threshold: float) -> list[np.ndarray]:
         return [threshold_watershed(s.affinities, offsets, threshold) for s in samples]
@@ -181,7 +187,8 @@ def validator(
     """
 
     def validate(network: nn.Module) -> dict[str, float]:
-        curve = choose_cut(make_samples(network, offsets, validation), offsets, ignore)[1]
+        samples = make_samples(network, offsets, validation)
+        curve = choose_cut(samples, offsets, ignore, linkage="mean")[1]
         return {"cremi_score": float(curve.cremi[curve.best(smoothing=SMOOTHING)])}
 
     return validate

@@ -1,13 +1,10 @@
 """The table of results as Markdown: ``python -m report.table synthetic``."""
 
 import argparse
-import json
-from collections import defaultdict
 from statistics import mean, stdev
-from typing import Any
 
 from report.configurations import DATA, METHODS
-from report.record import RESULTS
+from report.runs import load_runs
 
 COLUMNS = {
     "VOI split": ("agglomeration", "voi_split"),
@@ -16,26 +13,6 @@ COLUMNS = {
     "CREMI score": ("agglomeration", "cremi_score"),
     "CREMI score, threshold + watershed": ("threshold_watershed", "cremi_score"),
 }
-
-
-def load_runs(data: str) -> dict[str, list[dict[str, Any]]]:
-    """Read the results of all runs on one volume.
-
-    Parameters
-    ----------
-    data : str
-        Key of `report.configurations.DATA`.
-
-    Returns
-    -------
-    dict of lists
-        The runs of each method, by seed.
-    """
-    runs = defaultdict(list)
-    for path in sorted((RESULTS / "runs").glob(f"{data}_*.json")):
-        run = json.loads(path.read_text())
-        runs[run["method"]].append(run)
-    return dict(runs)
 
 
 def table(data: str) -> str:
@@ -53,7 +30,7 @@ def table(data: str) -> str:
         minus the adapted Rand error.
     """
     lines = [["", *COLUMNS, "seeds"], ["---"] * (len(COLUMNS) + 2)]
-    runs = load_runs(data)
+    runs = {method: list(r.values()) for (name, method), r in load_runs().items() if name == data}
     for method in METHODS:
         if method not in runs:
             continue

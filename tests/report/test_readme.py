@@ -1,14 +1,22 @@
 import re
 from pathlib import Path
 
+import pytest
+
+from report.gallery import picture_table
 from report.table import table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_results_is_that_of_the_runs():
-    assert table("synthetic") in README
+@pytest.mark.parametrize("data", ["isbi2012", "fib25", "synthetic"])
+def test_the_tables_of_results_are_those_of_the_runs(data):
+    assert table(data) in README
+
+
+def test_the_pictures_are_those_of_the_gallery():
+    assert picture_table() in README
 
 
 def test_every_target_and_file_it_names_exists():
