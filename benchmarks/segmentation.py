@@ -108,7 +108,7 @@ def measure_waterz(python: str, folder: Path, function: str, repeats: int) -> di
         functions=[function],
         repeats=repeats,
     )
-    subprocess.run([python, RUNNER, source, target], check=True)
+    subprocess.run([python, "-P", RUNNER, source, target], check=True)
     with np.load(target) as results:
         return {
             "seconds": results[f"{function}_seconds"].tolist(),

@@ -4,8 +4,8 @@
     python -m report.build --committed     without looking for newer networks and volumes
     python -m report.build --keep FOLDER   also keeps what the PDFs are compiled from
 
-Everything is gathered in one folder: the sources in ``report/``, one JSON with all numbers
-(`report.numbers`), the figures as vectors, the pictures of tissue. Typst compiles it with the fonts
+Everything is gathered in one folder: the sources in ``report/``, one JSON with all numbers (see
+`report.gathered`), the figures as vectors, the pictures of tissue. Typst compiles it with the fonts
 that it brings. The same results give the same pages on every machine; a warning of typst, as for
 a missing font, is an error.
 """
@@ -26,7 +26,7 @@ import typst
 
 from report import diagrams, figures
 from report.configurations import DATA
-from report.numbers import collect, missing_benchmarks
+from report.gathered import collect, missing_benchmarks
 from report.record import RESULTS, ROOT
 from report.runs import GALLERY, load_runs, missing_pictures, missing_runs
 

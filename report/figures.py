@@ -24,7 +24,7 @@ from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments
 from report.configurations import DATA, METHODS
-from report.numbers import QUALITY_TITLES
+from report.gathered import QUALITY_TITLES
 from report.record import RESULTS, ROOT
 from report.runs import MAIN, load_runs, score_of, title_of
 

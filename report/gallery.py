@@ -33,7 +33,7 @@ from malis.dataset import LabelledVolume, load_volume, relabel_components
 from malis.segmentation import agglomerate
 from report.configurations import DATA, METHODS, SEEDS, runs
 from report.experiments import WORK, file_name
-from report.numbers import collect
+from report.gathered import collect
 from report.record import ROOT, environment
 from report.runs import GALLERY, gallery_cards, load_runs
 from report.scoring import LINKAGES, make_samples

@@ -222,7 +222,7 @@ def run_waterz(python: str, sample: Sample) -> dict[str, np.ndarray]:
             functions=np.array(WATERZ_FUNCTIONS),
             repeats=1,
         )
-        subprocess.run([python, RUNNER, source, target], check=True)
+        subprocess.run([python, "-P", RUNNER, source, target], check=True)
         with np.load(target) as results:
             return dict(results)
 
