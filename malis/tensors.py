@@ -25,6 +25,7 @@ from malis.checks import (
 
 BACKENDS = ("auto", "higra", "parallel")
 PARALLEL_ON_CPU = range(2**19, 2**29)  # voxels of a sample
+MANY, SMALL = 16, 2**11  # samples of a batch, and voxels of each, that go through at once
 
 
 def choose_backend(
@@ -34,8 +35,10 @@ def choose_backend(
 
     On a CUDA device that is "parallel". On one thread of a CPU, the parallel form takes 0.5 to 0.8
     of Higra's time for samples of 2^19 voxels and more (and a third more memory); they are even at
-    64^3, and below Higra is faster. For masks and the unconstrained form, Higra stays the choice on
-    a CPU, because the parallel form would take more than 100 bytes an edge.
+    64^3, and below Higra is faster, except for many small samples (windows of a patch), which the
+    parallel form takes as one graph: 64 of 32x32 in half of Higra's time. For masks and the
+    unconstrained form, Higra stays the choice on a CPU, because the parallel form would take more
+    than 100 bytes an edge.
     ``benchmarks/parallel_loss.py`` measures it.
 
     Parameters
@@ -60,8 +63,10 @@ def choose_backend(
     if backend != "auto":
         return backend
     on_cuda = isinstance(affinities, Tensor) and affinities.is_cuda
-    large = math.prod(affinities.shape[-offsets.shape[1] :]) in PARALLEL_ON_CPU
-    return "parallel" if on_cuda or (large and not general) else "higra"
+    ndim = offsets.shape[1]
+    voxels, samples = math.prod(affinities.shape[-ndim:]), math.prod(affinities.shape[: -ndim - 1])
+    suits = voxels in PARALLEL_ON_CPU or (samples >= MANY and voxels <= SMALL)
+    return "parallel" if on_cuda or (suits and not general) else "higra"
 
 
 def triton_kernels(device: torch.device) -> ModuleType | None:

@@ -21,6 +21,7 @@ from malis.boruvka import FINISHED, Grid, edge_numbers, grid_hierarchy
 from malis.merges import kruskal_merges, leaf_line, pair_products, weakest_links
 from malis.parallel import parallel_maximin_edges, parallel_pair_counts
 from malis.sampling import sample_batch, sample_pairs
+from malis.tensors import choose_backend
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
 SHARED = Path(__file__).parents[2] / "../shared/fixtures/malis"
@@ -574,6 +575,18 @@ class NoVolumeToTheHost(TorchDispatchMode):
         if isinstance(result, torch.Tensor) and not result.is_cuda and result.numel() > 100:
             assert not any(isinstance(x, torch.Tensor) and x.is_cuda for x in args), operation
         return result
+
+
+def test_auto_is_parallel_for_many_small_samples():
+    offsets = np.array([(-1, 0), (0, -1)])
+    for shape, expected in (
+        ((64, 2, 32, 32), "parallel"),
+        ((8, 2, 32, 32), "higra"),
+        ((64, 2, 64, 64), "higra"),
+        ((2, 32, 32), "higra"),
+    ):
+        assert choose_backend("auto", np.zeros(shape, np.float32), offsets) == expected
+    assert choose_backend("auto", np.zeros((64, 2, 32, 32)), offsets, general=True) == "higra"
 
 
 @pytest.mark.cuda

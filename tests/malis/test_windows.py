@@ -15,9 +15,9 @@ def test_windows_by_hand():
     cut, pieces = cut_windows(affinities, labels, 2)
     assert pieces.tolist() == [
         [[1, 1], [1, 1]],
-        [[1, 1], [1, 1]],
-        [[1, 0], [1, 1]],
-        [[1, 2], [1, 2]],
+        [[2, 2], [2, 2]],
+        [[3, 0], [3, 3]],
+        [[4, 5], [4, 5]],
     ]
     assert cut[0, 0].tolist() == [[0, 1], [4, 5]]
     assert cut[3, 1].tolist() == [[26, 27], [30, 31]]
@@ -26,7 +26,7 @@ def test_windows_by_hand():
 def test_parts_that_meet_outside_are_objects_of_their_own():
     labels = torch.tensor([[[1, 2, 1], [1, 2, 1], [1, 1, 1], [5, 5, 5]]])
     pieces = cut_windows(torch.zeros(1, 2, 4, 3), labels, (2, 3))[1]
-    assert pieces.tolist() == [[[1, 2, 3], [1, 2, 3]], [[1, 1, 1], [2, 2, 2]]]
+    assert pieces.tolist() == [[[1, 2, 3], [1, 2, 3]], [[4, 4, 4], [5, 5, 5]]]
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
