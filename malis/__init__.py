@@ -6,6 +6,7 @@ they are built from. ``malis.segment`` turns predicted affinities into labels.
 """
 
 from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
+from malis.boundary import grow_boundary
 from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
 from malis.maximin import maximin_edges
@@ -21,6 +22,7 @@ __all__ = [
     "WindowLoss",
     "affinities_from_labels",
     "existing_edges",
+    "grow_boundary",
     "malis_weights",
     "maximin_edges",
     "nearest_offsets",

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cremi_eval.io import read_raw_and_labels
+from malis.boundary import grow_boundary
 from malis.components import relabel_components
 from malis.normalise import normalise
 
@@ -175,6 +176,8 @@ class PatchDataset(Dataset):
         valid convolutions ``network.output_size(patch_size)``.
     augment : Augmentation, optional
         How to vary the patches (see `malis.augmentation`).
+    boundary : int or sequence of int
+        Voxels of every object that become background, see `malis.boundary`; for labels that touch.
     seed : int
         Another seed, other patches.
     length : int
@@ -210,6 +213,7 @@ class PatchDataset(Dataset):
         output_size: Sequence[int] | None = None,
         *,
         augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        boundary: int | Sequence[int] = 0,
         seed: int = 0,
         length: int = 100_000,
     ) -> None:
@@ -217,6 +221,8 @@ class PatchDataset(Dataset):
         self.patch_size = tuple(int(n) for n in patch_size)
         self.output_size = tuple(int(n) for n in output_size or patch_size)
         self.augment, self.seed, self.length = augment, seed, length
+        self.boundary = boundary
+        grow_boundary(np.zeros((1,) * len(self.patch_size), int), boundary)  # or complain now
         self.resolution = _check_volumes(volumes)[-len(self.patch_size) :]
         self.margin = augment.margin(self.resolution) if augment else (0,) * len(self.patch_size)
         _check_sizes(volumes, self.patch_size, self.output_size, self.margin)
@@ -239,7 +245,7 @@ class PatchDataset(Dataset):
                 continue
             if self.augment:
                 raw, labels = self.augment(raw, labels, self.resolution, rng)
-            components = relabel_components(labels.numpy())
+            components = relabel_components(grow_boundary(labels.numpy(), self.boundary))
             if components.max() >= 2:
                 return raw, torch.from_numpy(components)
         raise ValueError(
@@ -250,8 +256,8 @@ class PatchDataset(Dataset):
     def __repr__(self) -> str:
         return (
             f"PatchDataset({', '.join(self._names)}, patch_size={self.patch_size}, "
-            f"output_size={self.output_size}, augment={self.augment}, seed={self.seed}, "
-            f"length={self.length})"
+            f"output_size={self.output_size}, augment={self.augment}, "
+            f"boundary={self.boundary}, seed={self.seed}, length={self.length})"
         )
 
     def _context(self) -> list[tuple[int, int]]:

@@ -49,6 +49,7 @@ class Training:
 
     patch: list[int] = field(default_factory=lambda: [128, 128])
     augment: bool = True
+    boundary: int = 0
     batch_size: int = 4
     steps: int = 1500
     learning_rate: float = 2e-3

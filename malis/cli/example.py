@@ -34,6 +34,7 @@ weight = 1.0
 [training]              # these are the defaults
 patch = [128, 128]      # (y, x) trains in 2D, (z, y, x) in 3D
 augment = true          # flips, transpositions, elastic deformation, grey values
+boundary = 0            # voxels of each object that become background; 1 where labels touch
 batch_size = 4          # patches per step, of all devices together
 steps = 1500
 learning_rate = 2e-3    # the highest

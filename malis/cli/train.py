@@ -100,6 +100,7 @@ def _train(
         settings.patch,
         network.output_size(settings.patch),
         augment=Augmentation() if settings.augment else None,
+        boundary=settings.boundary,
         seed=settings.seed,
     )
     validation = [

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import grey_dilation, grey_erosion
+
+import malis
+from malis.boundary import grow_boundary
+from malis.dataset import LabelledVolume, PatchDataset
+
+
+def test_a_square_by_hand():
+    labels = np.array(
+        [
+            [1, 1, 1, 2, 2],
+            [1, 1, 1, 2, 2],
+            [1, 1, 1, 2, 2],
+            [3, 3, 0, 2, 2],
+        ]
+    )
+    assert grow_boundary(labels).tolist() == [
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [0, 0, 0, 0, 2],
+        [0, 0, 0, 0, 2],
+    ]
+    assert grow_boundary(labels, (0, 1)).tolist() == [
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [3, 0, 0, 0, 2],
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 3)),
+    st.integers(0, 3),
+)
+def test_a_voxel_stays_if_its_neighbours_within_the_steps_are_of_its_object(labels, steps):
+    cross = np.abs(np.indices((2 * steps + 1,) * 3) - steps).sum(0) <= steps
+    wide = labels.astype(int)  # beyond the faces, the outermost voxel is continued
+    highest = grey_dilation(wide, footprint=cross, mode="nearest")
+    lowest = grey_erosion(wide, footprint=cross, mode="nearest")
+    expected = np.where(highest == lowest, labels, 0)
+    grown = grow_boundary(labels, steps)
+    np.testing.assert_array_equal(grown, expected)
+    assert grown.dtype == labels.dtype
+
+
+def test_the_argument_is_not_changed_and_huge_ids_survive():
+    labels = np.full((4, 6), 2**64 - 2, np.uint64)
+    labels[:, 3:] = 2**63
+    before = labels.copy()
+    grown = grow_boundary(labels)
+    np.testing.assert_array_equal(labels, before)
+    assert grown[0].tolist() == [2**64 - 2, 2**64 - 2, 0, 0, 2**63, 2**63]
+
+
+@pytest.mark.parametrize(
+    ("labels", "steps", "error", "words"),
+    [
+        (np.zeros((3, 3)), 1, TypeError, "labels must be integers, got float64"),
+        (np.zeros((3, 3), int), 1.5, TypeError, "steps must be integers, got float64"),
+        (np.zeros((3, 3), int), (1, 0.5), TypeError, "steps must be integers, got float64"),
+        (np.zeros((3, 3), int), -1, ValueError, "at least 0, one for each of 2 axes, got -1"),
+        (np.zeros((3, 3), int), (0, 1, 1), ValueError, r"each of 2 axes, got \(0, 1, 1\)"),
+    ],
+)
+def test_nonsense_is_refused(labels, steps, error, words):
+    with pytest.raises(error, match=words):
+        grow_boundary(labels, steps)
+
+
+def test_a_border_one_voxel_off_costs_the_perfect_prediction_nothing():
+    """The reason for all this: one voxel beyond the membrane undoes every other edge of it."""
+    truth = np.ones((9, 12), int)
+    truth[:, 6:] = 2
+    offsets = malis.nearest_offsets(2)
+    membrane = torch.from_numpy(malis.affinities_from_labels(truth, offsets)).float()[None]
+    drawn = truth.copy()
+    drawn[4, 6] = 1  # whoever drew this slipped by a voxel
+    loss = malis.MalisLoss(offsets)
+
+    def cost(labels):
+        return loss(membrane, torch.from_numpy(labels)[None]).item()
+
+    assert cost(truth) == 0
+    assert cost(drawn) > 0.5  # all pairs of the two objects are lost through that voxel
+    assert cost(grow_boundary(drawn)) == 0
+
+
+class TestPatches:
+    def volume(self):
+        labels = np.repeat(np.repeat(np.arange(1, 26).reshape(5, 5), 12, 0), 12, 1)
+        labels = np.broadcast_to(labels, (3, 60, 60)).astype(np.uint64)
+        return LabelledVolume(np.zeros((3, 60, 60), np.uint8), labels, (40.0, 4.0, 4.0))
+
+    def test_of_a_section(self):
+        plain = PatchDataset(self.volume(), (30, 30), seed=3)
+        grown = PatchDataset(self.volume(), (30, 30), seed=3, boundary=2)
+        for index in range(5):
+            expected = grow_boundary(plain[index][1].numpy(), 2)
+            np.testing.assert_array_equal(grown[index][1].numpy() > 0, expected > 0)
+            assert (grown[index][1] == 0).any()
+
+    def test_of_a_block_along_each_axis(self):
+        grown = PatchDataset(self.volume(), (3, 30, 30), boundary=(0, 1, 1))
+        assert (grown[0][1] > 0).any(0).sum() == (grown[0][1] > 0).all(0).sum()
+
+    def test_an_object_that_falls_apart_is_two(self):
+        labels = np.ones((1, 9, 16), np.uint64)
+        labels[:, :3] = 2
+        labels[:, 3:, 7:9] = 2
+        labels[:, 5, 7:9] = 1  # a bridge, one voxel wide
+        volume = LabelledVolume(np.zeros((1, 9, 16), np.uint8), labels, (40.0, 4.0, 4.0))
+        patch = PatchDataset(volume, (9, 16), boundary=1)[0][1]
+        assert patch[7, 2] != patch[7, 12] and patch[7, 2] > 0 and patch[7, 12] > 0
+
+    def test_wrong_steps_are_refused_at_once(self):
+        with pytest.raises(ValueError, match="one for each of 2 axes"):
+            PatchDataset(self.volume(), (30, 30), boundary=(0, 1, 1))
