@@ -254,10 +254,12 @@ class PatchDataset(Dataset):
         )
 
     def __repr__(self) -> str:
+        # A checkpoint knows its data by this, so what is off is not named.
+        boundary = f"boundary={self.boundary}, " if np.any(self.boundary) else ""
         return (
             f"PatchDataset({', '.join(self._names)}, patch_size={self.patch_size}, "
-            f"output_size={self.output_size}, augment={self.augment}, "
-            f"boundary={self.boundary}, seed={self.seed}, length={self.length})"
+            f"output_size={self.output_size}, augment={self.augment}, {boundary}"
+            f"seed={self.seed}, length={self.length})"
         )
 
     def _context(self) -> list[tuple[int, int]]:

@@ -84,6 +84,8 @@ class Configuration:
     network : type of nn.Module
     arguments : dict
         Of the network's class.
+    weights : str or None
+        Model to begin with.
     offsets : tuple of tuples
         Edge of every output channel.
     loss : SumLoss
@@ -96,6 +98,7 @@ class Configuration:
     split: Split | None
     network: type[nn.Module]
     arguments: dict[str, Any]
+    weights: str | None
     offsets: tuple[tuple[int, ...], ...]
     loss: SumLoss
     training: Training
@@ -176,14 +179,16 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
 
     network = dict(_table("network", table.get("network", {})))
     offsets = _offsets(network.pop("offsets", None), len(training.patch))
-    kind = network.pop("type", "UNet")
+    kind, weights = network.pop("type", "UNet"), network.pop("start", None)
+    if weights is not None and not isinstance(weights, str):
+        raise ValueError(f"network.start must be the name of a file, got {weights!r}")
     _check_choice("network.type", kind, OUTPUTS)
     cls = next(cls for cls in NETWORKS if cls.__name__ == kind)
-    _check_keys("network.", network, ["type", "offsets", *_arguments(cls)])
+    _check_keys("network.", network, ["type", "start", "offsets", *_arguments(cls)])
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
-    return Configuration(data, split, cls, arguments, offsets, loss, training, dict(table))
+    return Configuration(data, split, cls, arguments, weights, offsets, loss, training, dict(table))
 
 
 def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:

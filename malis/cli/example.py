@@ -20,6 +20,7 @@ depth = 4
 wf = 4                  # 2^4 features on the first level
 padding = true
 batch_norm = true
+# start = "first.model"           # begin with those of a model, for instance of cross-entropy
 # offsets = [[-1, 0], [0, -1]]    # the edge of every output channel; these are the default in 2D
 
 [loss.MalisLoss]        # the loss is the weighted sum of its sections; by default MalisLoss alone

@@ -12,7 +12,7 @@ from torch import nn
 
 from malis import distributed
 from malis.augmentation import Augmentation
-from malis.checkpoint import save_model
+from malis.checkpoint import architecture, load_model, save_model
 from malis.cli import files
 from malis.cli.configuration import Configuration, parse_override, read_configuration
 from malis.cli.example import EXAMPLE
@@ -94,7 +94,7 @@ def _train(
     volumes = [load_volume(path) for path in configuration.data.volumes]
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
-    network = configuration.network(**configuration.arguments)
+    network = _network(configuration)
     patches = PatchDataset(
         [volume.sections(split.train) for volume, split in zip(volumes, splits, strict=True)],
         settings.patch,
@@ -142,6 +142,19 @@ def _train(
                 f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
                 f"{last['threshold']:.3f}, which `malis segment` will take"
             )
+
+
+def _network(configuration: Configuration) -> nn.Module:
+    """Make the network, with the weights of a model if the configuration names one."""
+    network = configuration.network(**configuration.arguments)
+    if configuration.weights is not None:
+        model = load_model(configuration.weights)
+        if architecture(model.network) != architecture(network):
+            raise ValueError(f"{configuration.weights} holds another network than [network] says")
+        if model.offsets != configuration.offsets:
+            raise ValueError(f"{configuration.weights} has the offsets {model.offsets}")
+        network.load_state_dict(model.network.state_dict())
+    return network
 
 
 def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit:

@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -117,6 +118,36 @@ class TestTraining:
         assert said.startswith("net.model: 6 steps, loss ")
         score = curve.cremi[curve.best()]
         assert f"validation: CREMI score {score:.4f} at threshold {threshold:.3f}" in said
+
+    def test_a_second_stage_begins_with_the_weights_of_the_first(self, folder):
+        assert run("first.model", "--set", "training.steps=2", "loss.MalisLoss.weight=0") == 0
+        second = ["network.start=first.model", "training.steps=1", "training.boundary=1"]
+        assert run("second.model", "--set", *second) == 0
+
+        network, offsets = load_model("first.model").network, malis.nearest_offsets(2)
+        loss = malis.SumLoss(
+            [WindowLoss(malis.MalisLoss(offsets), 16), malis.AffinityCrossEntropy(offsets)], [2, 1]
+        )
+        sections = load_volume("sample.hdf").sections(range(4))
+        patches = PatchDataset(sections, (32, 32), boundary=1, seed=3)
+        train(network, loss, patches, steps=1, batch_size=2, learning_rate=CosineDecay(2e-3, 1),
+              seed=3, device="cpu", progress=False)  # fmt: skip
+        assert_same(weights("second.model.checkpoint"), network.state_dict())
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ("network.depth=3", "first.model holds another network"),
+            ("network.offsets=[[0, -1], [-1, 0]]", r"first.model has the offsets \(\(-1, 0\)"),
+            ("network.start=none.model", "none.model"),
+            ("network.start=3", "network.start must be the name of a file, got 3"),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, folder, capsys, change, words):
+        assert run("first.model", "--set", "training.steps=1") == 0
+        assert run("second.model", "--set", "network.start=first.model", change) == 1
+        assert re.search(words, capsys.readouterr().err)
+        assert not Path("second.model").exists()
 
     def test_what_comes_out_goes_in(self, folder):
         assert run("net.model", "--set", "training.steps=2") == 0
@@ -254,7 +285,7 @@ class TestConfiguration:
         for line in EXAMPLE.splitlines():  # what is commented out must work, too
             if line.startswith("# ") and " = " in line and ":" not in line.partition("=")[0]:
                 key = line[2:].partition("#")[0].strip()
-                assert key.split(" ")[0] in ("offsets", "normalise", "n_pairs"), line
+                assert key.split(" ")[0] in ("start", "offsets", "normalise", "n_pairs"), line
 
     def test_little_is_enough(self):
         table = {"data": {"volumes": ["a.hdf"]}}
@@ -283,7 +314,7 @@ class TestConfiguration:
             ("trainng.steps=3", "unknown key trainng (did you mean training?); known are data,"),
             ("training.step=3", "unknown key training.step (did you mean steps?); known are patch"),
             ("data.volume='a'", "unknown key data.volume (did you mean volumes?)"),
-            ("network.widht=3", "unknown key network.widht; known are type, offsets, depth, wf"),
+            ("network.widht=3", "unknown key network.widht; known are type, start, offsets, depth"),
             ("network.n_classes=3", "unknown key network.n_classes"),
             ("loss.Malis.weight=1", "unknown key loss.Malis (did you mean MalisLoss?)"),
             ("loss.MalisLoss.margn=1", "unknown key loss.MalisLoss.margn (did you mean margin?)"),
