@@ -7,7 +7,13 @@ import numpy as np
 from malis.checks import Offsets
 from malis.dataset import LabelledVolume, relabel_components
 from malis.inference import predict
-from malis.segmentation import Hierarchy, agglomerate, best_threshold, fragments
+from malis.segmentation import (
+    Hierarchy,
+    agglomerate,
+    best_threshold,
+    fragments,
+    inside_threshold,
+)
 from malis.segmentation.pipeline import THICK
 from malis.segmentation.threshold import BACKGROUND
 from unet.network import FullyConvolutional
@@ -68,12 +74,21 @@ def _segmented(
     """Agglomerate a volume, or its sections if the network predicts sections; with the truth."""
     affinities = predict(network, volume.raw, progress=False)
     if network.ndim == 2:
-        for section, truth in zip(np.moveaxis(affinities, 1, 0), volume.labels, strict=True):
-            pieces = fragments(section, offsets)
+        sections = list(np.moveaxis(affinities, 1, 0))
+        inside = inside_threshold(sections, offsets)
+        for section, truth in zip(sections, volume.labels, strict=True):
+            pieces = fragments(section, offsets, threshold=inside)
             yield agglomerate(section, offsets, pieces), truth
     else:
         thick = volume.resolution[0] >= THICK * min(volume.resolution[1:])
-        pieces = fragments(affinities, offsets, sampling=volume.resolution, per_section=thick)
+        inside = inside_threshold(affinities, offsets, per_section=thick)
+        pieces = fragments(
+            affinities,
+            offsets,
+            threshold=inside,
+            sampling=volume.resolution,
+            per_section=thick,
+        )
         yield agglomerate(affinities, offsets, pieces), volume.labels
 
 

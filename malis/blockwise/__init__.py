@@ -1,6 +1,8 @@
 """Inference and segmentation of volumes larger than memory, block by block, on many processes.
 
     predict     every block with the halo that the network reads        → affinities
+    averages    a sample of every block, to choose the threshold
+                of the fragments for all                            → threshold
     fragments   every block with a halo; ids from seeds, so that a
                 fragment across a face has one id on both sides         → fragments
     boundaries  sums of the affinities between fragments; every edge

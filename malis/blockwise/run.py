@@ -15,10 +15,12 @@ from malis.blockwise.memory import check_memory, memory_limit
 from malis.blockwise.output import Output, begin_output, finish_output
 from malis.blockwise.stages import (
     Recipe,
+    average_block,
     boundary_block,
     fragment_block,
     label_block,
     predict_block,
+    sampled_inside,
 )
 from malis.volumes import VolumeSource, pyramid
 
@@ -72,6 +74,8 @@ class Run:
         self, affinities: VolumeSource | None, recipe: Recipe, threshold: float, linkage: str
     ) -> None:
         """Do the steps from affinities, by default the output's own, to labels."""
+        self._step("averages", average_block, affinities, recipe)
+        recipe = recipe._replace(inside=sampled_inside(self.output))
         self._step("fragments", fragment_block, affinities, recipe)
         self._step("boundaries", boundary_block, affinities, recipe)
         agglomerate_blocks(self.output, linkage=linkage, threshold=threshold, link=recipe.link)

@@ -18,11 +18,15 @@ from malis.blockwise.blocks import Block, Box, grow, size_of, within
 from malis.blockwise.output import Output, write_file
 from malis.checkpoint import Model, load_model
 from malis.inference import predict
+from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours
+from malis.segmentation.grid import read_affinities as as_affinities
 from malis.segmentation.labels import compact
-from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps
+from malis.segmentation.oversegmentation import HIGH, FragmentSteps, fragment_steps, lower_to_inside
 from malis.segmentation.regions import group_by_pair
 from malis.volumes import VolumeSource
 from unet.geometry import Geometry
+
+SAMPLE = 2**22  # voxels that the threshold of the fragments comes from
 
 
 class Recipe(NamedTuple):
@@ -40,6 +44,8 @@ class Recipe(NamedTuple):
         No channel joins sections; their regions are linked by overlap.
     halo : (3,) tuple of int
         Voxels around a block that its fragments are computed from.
+    inside : float
+        Average affinity above which a voxel lies inside an object, one for all blocks.
     """
 
     offsets: tuple[tuple[int, ...], ...]
@@ -47,6 +53,7 @@ class Recipe(NamedTuple):
     per_section: bool
     link: bool
     halo: tuple[int, ...]
+    inside: float = HIGH
 
 
 def halo_of_network(geometry: Geometry) -> tuple[int, ...]:
@@ -89,6 +96,26 @@ def predict_block(
     output.write("affinities", block.box, affinities[(slice(None), *within(block.box, outer))])
 
 
+def average_block(
+    output: Output, affinities: VolumeSource | None, recipe: Recipe, block: Block
+) -> None:
+    """Keep a sample of the average affinities of a block's voxels."""
+    outer = grow(block.box, (1, 1, 1), output.shape)
+    values, offsets = as_affinities(read_affinities(output, affinities, outer), recipe.offsets)
+    edges = edges_of_all_axes(values.shape[1:], offsets, recipe.per_section)
+    average = mean_of_neighbours(values, edges)[within(block.box, outer)].ravel()
+    wanted = max(SAMPLE // len(output.blocks), 64)
+    content = io.BytesIO()
+    np.save(content, average[:: -(-average.size // wanted)])
+    write_file(output.file(f"averages/{block.name}.npy"), content.getvalue())
+
+
+def sampled_inside(output: Output) -> float:
+    """Choose the threshold of the fragments, one for all blocks, from their samples."""
+    samples = [np.load(output.file(f"averages/{block.name}.npy")) for block in output.blocks]
+    return lower_to_inside(np.concatenate(samples))
+
+
 def fragment_block(
     output: Output, affinities: VolumeSource | None, recipe: Recipe, block: Block
 ) -> None:
@@ -97,6 +124,7 @@ def fragment_block(
     steps = fragment_steps(
         read_affinities(output, affinities, outer),
         recipe.offsets,
+        threshold=recipe.inside,
         sampling=recipe.resolution,
         per_section=recipe.per_section,
     )

@@ -23,7 +23,12 @@ from malis.segmentation.components import connected_components
 from malis.segmentation.grid import average_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.labels import remove_small
-from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, fragments
+from malis.segmentation.oversegmentation import (
+    FragmentSteps,
+    fragment_steps,
+    fragments,
+    inside_threshold,
+)
 from malis.segmentation.pipeline import segment
 from malis.segmentation.regions import RegionGraph, region_graph
 from malis.segmentation.sections import link_sections
@@ -50,6 +55,7 @@ __all__ = [
     "connected_components",
     "fragment_steps",
     "fragments",
+    "inside_threshold",
     "link_sections",
     "merge_regions",
     "region_graph",

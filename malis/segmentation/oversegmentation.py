@@ -6,6 +6,8 @@ pass between two peaks, so that the flood meets there and leaves it closed, wher
 would leak.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,10 @@ from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_
 from malis.segmentation.labels import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
+logger = logging.getLogger(__name__)
+
+HIGH = 0.9  # average affinity inside of objects, if the network says so
+INSIDE = 0.5  # share of the voxels that lie inside of objects, at least
 CLOSED = 1e-3  # an edge with no more affinity than this is never crossed while there is another way
 
 
@@ -47,7 +53,7 @@ def fragments(
     affinities: Array,
     offsets: Offsets,
     *,
-    threshold: float = 0.9,
+    threshold: float = HIGH,
     min_seed_distance: float = 2.0,
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
@@ -64,7 +70,8 @@ def fragments(
         Channels that are no unit steps are not used.
     threshold : float
         Average affinity above which a voxel lies inside an object. Higher: more fragments, fewer of
-        them across a weak membrane. Networks whose membranes are pale need a high one.
+        them across a weak membrane. `inside_threshold` finds one for a network that is never as
+        sure as the default expects.
     min_seed_distance : float
         Seeds are the highest voxels within this distance along every axis, in sides of the finest
         voxel.
@@ -106,7 +113,7 @@ def fragment_steps(
     affinities: Array,
     offsets: Offsets,
     *,
-    threshold: float = 0.9,
+    threshold: float = HIGH,
     min_seed_distance: float = 2.0,
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
@@ -134,6 +141,13 @@ def fragment_steps(
     sides = _voxel_sides(sampling, shape, per_section)
     average = mean_of_neighbours(values, edges)
     foreground = average > threshold
+    if not foreground.any():
+        logger.warning(
+            "no voxel has an average affinity above %s (the highest is %.3f), so nothing is cut "
+            "apart: inside_threshold finds a threshold that fits",
+            threshold,
+            average.max(),
+        )
     distance = _distance(foreground, sides, per_section)
     # The average decides between voxels at the same distance.
     heights = np.where(foreground, distance + np.float32(1e-3) * average, average)
@@ -145,6 +159,48 @@ def fragment_steps(
     seeds = _number_peaks(peaks, values[used], offsets[used])
     flooded = seeded_watershed(heights, seeds, edges, is_open)
     return FragmentSteps(average, foreground, distance, seeds, flooded)
+
+
+def inside_threshold(
+    affinities: Array | Sequence[Array], offsets: Offsets, *, per_section: bool = False
+) -> float:
+    """Choose the average affinity above which a voxel lies inside an object.
+
+    It is 0.9: networks whose membranes are pale need a high one. Where fewer than half of the
+    voxels exceed it, it is lowered until half do: MALIS asks for the right order of the affinities
+    and may leave all of them far below 1.
+
+    Parameters
+    ----------
+    affinities : (C, *spatial) float array or tensor, or a sequence of them
+        Of as much tissue as there is, so that one section does not decide.
+    offsets : (C, ndim) integers
+    per_section : bool
+        See `fragments`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError, TypeError
+        See `fragments`.
+    """
+    averages = []
+    for part in affinities if isinstance(affinities, list | tuple) else [affinities]:
+        values, steps = read_affinities(part, offsets)
+        edges = edges_of_all_axes(values.shape[1:], steps, per_section)
+        averages.append(mean_of_neighbours(values, edges).ravel())
+    return lower_to_inside(np.concatenate(averages))
+
+
+def lower_to_inside(average: np.ndarray) -> float:
+    """Do what `inside_threshold` does, with the average affinity of every voxel."""
+    if (average > HIGH).mean() >= INSIDE:
+        return HIGH
+    lowered = np.float32(np.quantile(average, 1 - INSIDE))
+    return max(float(np.nextafter(lowered, np.float32(0))), CLOSED)
 
 
 def _voxel_sides(

@@ -6,7 +6,7 @@ from malis.checks import Array, Offsets, check_offsets
 from malis.segmentation.agglomeration import agglomerate
 from malis.segmentation.components import connected_components
 from malis.segmentation.labels import remove_small
-from malis.segmentation.oversegmentation import fragments
+from malis.segmentation.oversegmentation import fragments, inside_threshold
 from malis.segmentation.sections import link_sections
 from malis.segmentation.threshold_watershed import threshold_watershed
 
@@ -73,7 +73,11 @@ def segment(
     elif method == "threshold_watershed":
         labels = threshold_watershed(affinities, offsets, threshold, per_section=flat)
     else:
-        pieces = fragments(affinities, offsets, sampling=sampling, per_section=flat or thick)
+        apart = flat or thick
+        inside = inside_threshold(affinities, offsets, per_section=apart)
+        pieces = fragments(
+            affinities, offsets, threshold=inside, sampling=sampling, per_section=apart
+        )
         labels = agglomerate(affinities, offsets, pieces).cut(threshold)
     if flat:
         labels = link_sections(labels)

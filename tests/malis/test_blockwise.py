@@ -17,7 +17,14 @@ from malis.blockwise.stages import Recipe, boundary_block, name_fragments
 from malis.checkpoint import load_model
 from malis.fcn import PlainCNN
 from malis.inference import predict
-from malis.segmentation import Hierarchy, agglomerate, fragments, merge_regions, region_graph
+from malis.segmentation import (
+    Hierarchy,
+    agglomerate,
+    fragments,
+    inside_threshold,
+    merge_regions,
+    region_graph,
+)
 from malis.segmentation.oversegmentation import fragment_steps
 from malis.segmentation.regions import RegionSums
 from malis.volumes import create_ome_zarr, open_volume
@@ -95,8 +102,9 @@ def test_affinities_are_those_of_one_piece(tmp_path, kind, block):
 def test_blocks_whose_halo_covers_the_volume_give_the_same_labels(tmp_path, cells, linkage):
     affinities = cells[0][:, :, :40, :48]
     source = write_volume(tmp_path / "affinities.zarr", affinities, (8, 8, 8))
-    pieces = fragments(affinities, nearest_offsets(3))
-    hierarchy = agglomerate(affinities, nearest_offsets(3), pieces, linkage=linkage)
+    offsets = nearest_offsets(3)
+    pieces = fragments(affinities, offsets, threshold=inside_threshold(affinities, offsets))
+    hierarchy = agglomerate(affinities, offsets, pieces, linkage=linkage)
     segment_affinities(
         source,
         tmp_path / "out.zarr",

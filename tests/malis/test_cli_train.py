@@ -28,7 +28,7 @@ from malis.cli.configuration import (
 from malis.cli.example import EXAMPLE
 from malis.dataset import PatchDataset, load_volume, relabel_components
 from malis.inference import predict
-from malis.segmentation import agglomerate, best_threshold, fragments
+from malis.segmentation import agglomerate, best_threshold, fragments, inside_threshold
 from malis.training import train
 from malis.windows import WindowLoss
 from unet import UNet
@@ -106,9 +106,13 @@ class TestTraining:
         model = load_model("net.model")
         assert model.offsets == offsets
         network.eval()
-        affinities = np.moveaxis(predict(network, volume.raw[4:6], progress=False), 1, 0)
+        sections = list(np.moveaxis(predict(network, volume.raw[4:6], progress=False), 1, 0))
+        inside = inside_threshold(sections, offsets)
         threshold, curve = best_threshold(
-            [agglomerate(one, offsets, fragments(one, offsets)) for one in affinities],
+            [
+                agglomerate(one, offsets, fragments(one, offsets, threshold=inside))
+                for one in sections
+            ],
             [relabel_components(section) for section in volume.labels[4:6]],
         )
         assert model.card["scores"]["agglomeration"]["threshold"] == pytest.approx(threshold)

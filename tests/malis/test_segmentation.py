@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from cremi_eval.evaluation import adapted_rand
 from malis.affinity import affinities_from_labels, nearest_offsets
 from malis.maximin import maximin_edges
 from malis.segmentation import (
@@ -16,6 +17,7 @@ from malis.segmentation import (
     connected_components,
     fragment_steps,
     fragments,
+    inside_threshold,
     link_sections,
     remove_small,
     same_tree_different_channels,
@@ -439,3 +441,32 @@ def test_pictures_of_traps_have_a_least_size():
         weak_pixel_leak(5, 5)
     with pytest.raises(ValueError, match="at least 2 and 4"):
         same_tree_different_channels(1, 9)
+
+
+class TestInside:
+    """A network that is never sure, as MALIS may leave it: the order is right, the values low."""
+
+    def test_the_scale_of_the_affinities_does_not_matter(self):
+        labels, _, affinities = cells((60, 70), 25)
+        unsure = np.maximum(affinities, 0.1) / 2
+        assert average_affinities(unsure, OFFSETS[2]).max() < 0.9
+        cut = segment(unsure, OFFSETS[2], threshold=0.25)
+        assert adapted_rand(cut, labels) < 0.1
+        assert same_partition(segment(unsure / 4, OFFSETS[2], threshold=0.25 / 4), cut)
+
+    def test_by_hand(self):
+        affinities = np.full((1, 10), 0.5, np.float32)
+        affinities[0, 4] = 0.1  # the voxels at its ends have the average 0.3, all others 0.5
+        inside = inside_threshold(affinities, [(-1,)])
+        assert 0.3 < inside < 0.5
+        assert fragments(affinities, [(-1,)], threshold=inside).tolist() == [1] * 4 + [2] * 6
+        assert inside_threshold([affinities, affinities], [(-1,)]) == inside
+        assert inside_threshold(2 * affinities, [(-1,)]) == 0.9
+
+    def test_nothing_is_inside_of_nothing(self):
+        assert inside_threshold(np.zeros((1, 9), np.float32), [(-1,)]) > 0
+
+    def test_where_nothing_is_cut_apart_that_is_said(self, caplog):
+        _, _, affinities = cells((60, 70), 25)
+        assert fragments(affinities * np.float32(0.6), OFFSETS[2]).max() == 1
+        assert "inside_threshold finds a threshold that fits" in caplog.text
