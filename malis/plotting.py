@@ -20,8 +20,9 @@ from malis.checks import Offsets, check_offsets
 from malis.maximin import MaximinTree
 
 GOLDEN_RATIO = 0.618033988749895
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+# Of Okabe and Ito, told apart by the colour-blind.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 2)))
 TRUTH, FOUND = "#56B4E9", "#E69F00"
 
 
@@ -331,7 +332,7 @@ def plot_histories(
         Of the vertical axis.
     """
     for number, (name, (steps, values)) in enumerate(curves.items()):
-        style = {"color": PALETTE[number % 6], "linestyle": DASHES[number % 6]}
+        style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
         ax.plot(steps, values, label=name, **style)
     ax.set_axis_on()
     ax.set_xlabel("step")
@@ -356,7 +357,7 @@ def plot_split_merge(
         The point of each curve that was chosen, marked by a disc.
     """
     for number, (name, (split, merge)) in enumerate(curves.items()):
-        style = {"color": PALETTE[number % 6], "linestyle": DASHES[number % 6]}
+        style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
         ax.plot(split, merge, label=name, **style)
         if chosen and name in chosen:
             point = split[chosen[name]], merge[chosen[name]]
@@ -382,7 +383,7 @@ def plot_scores(ax: Axes, scores: Mapping[str, Sequence[float]], label: str) -> 
         Of the horizontal axis.
     """
     for row, values in enumerate(scores.values()):
-        colour = PALETTE[row % 6]
+        colour = PALETTE[row % len(PALETTE)]
         if len(values):
             ax.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color=colour, linewidth=2)
         ax.plot(values, [row] * len(values), "o", ms=4, color=colour, markeredgecolor="black")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -59,6 +59,11 @@ class Data:
         takes sections one by one, and they are scored one by one.
     window : int
         Voxels, along each axis, that MALIS sees in one piece.
+    boundary : int
+        Voxels of every object that become background in training, see `malis.boundary`: where
+        labels touch.
+    whole : bool
+        Whether MALIS sees whole patches where it comes after cross-entropy; else windows.
     batch : int
         Patches a step.
     steps : int
@@ -76,6 +81,8 @@ class Data:
     ignore: tuple[int, ...] = ()
     patch: tuple[int, ...] = (128, 128)
     window: int = 32
+    boundary: int = 0
+    whole: bool = False
     batch: int = 4
     steps: int = 1500
     mixed_precision: bool = True
@@ -116,12 +123,15 @@ class Method:
     network : type
         Class of the network.
     peak_learning_rate : float
+    boundary : int, optional
+        In the place of the data's; such a method is not run where it would change nothing.
     """
 
     title: str
     stages: tuple[Stage, ...]
     network: type[nn.Module] = UNet
     peak_learning_rate: float = 2e-3
+    boundary: int | None = None
 
     def network_arguments(self, ndim: int) -> dict[str, Any]:
         """Return the arguments of the network's class for 2 or 3 axes."""
@@ -138,19 +148,27 @@ def cross_entropy(data: Data) -> nn.Module:
     return malis.AffinityCrossEntropy(data.offsets)
 
 
-def constrained_malis(window: int | None = None, **settings: Any) -> Callable[[Data], nn.Module]:
-    """Make MALIS on windows, those of the data or others, with settings of its own."""
-    return lambda data: malis.WindowLoss(
-        malis.MalisLoss(data.offsets, **settings), window or data.window
-    )
-
-
-def both(
-    weight: float = WEIGHT, window: int | None = None, **settings: Any
+def constrained_malis(
+    window: int | None = None, *, whole: bool = False, **settings: Any
 ) -> Callable[[Data], nn.Module]:
+    """Make MALIS on windows, those of the data or others, or on whole patches."""
+
+    def make(data: Data) -> nn.Module:
+        loss = malis.MalisLoss(data.offsets, **settings)
+        return loss if whole else malis.WindowLoss(loss, window or data.window)
+
+    return make
+
+
+def after_cross_entropy(make: Callable[..., Callable[[Data], nn.Module]]) -> Stage:
+    """Make a second stage, on whole patches or on windows as the data have it."""
+    return Stage(lambda data: make(whole=data.whole)(data), 1 / 2)
+
+
+def both(weight: float = WEIGHT, **malis_settings: Any) -> Callable[[Data], nn.Module]:
     """Make the sum of both losses, MALIS with a weight."""
     return lambda data: malis.SumLoss(
-        [constrained_malis(window, **settings)(data), cross_entropy(data)], [weight, 1.0]
+        [constrained_malis(**malis_settings)(data), cross_entropy(data)], [weight, 1.0]
     )
 
 
@@ -159,6 +177,7 @@ DATA: dict[str, Data] = {
         "synthetic",
         SectionSplit(range(16), range(16, 20), range(20, 24)),
         "made by data.synthetic, seed 0",
+        linkage="quantile75",
     ),
     "isbi2012": Data(
         "isbi2012_train.hdf",
@@ -169,9 +188,12 @@ DATA: dict[str, Data] = {
     ),
     "fib25": Data(
         "fib25_train.hdf",
-        SectionSplit(range(130), range(135, 160, 3), range(165, 200, 3)),
+        SectionSplit(range(130), range(135, 160), range(165, 200)),
         "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
         linkage="quantile75",
+        boundary=1,
+        whole=True,
+        steps=3000,
     ),
     "fib25_volume": Data(
         "fib25_train.hdf",
@@ -180,6 +202,8 @@ DATA: dict[str, Data] = {
         linkage="single_linkage",
         patch=(48, 48, 48),
         window=24,
+        boundary=1,
+        whole=True,
         batch=1,
     ),
     "cremi_crop": Data(
@@ -187,6 +211,7 @@ DATA: dict[str, Data] = {
         SectionSplit(range(3), range(3, 4), range(4, 5)),
         "CREMI sample B (Saalfeld, Funke, Turaga et al., cremi.org), crop of bigcat; research use "
         "with citation",
+        boundary=2,
     ),
 }
 
@@ -198,33 +223,64 @@ METHODS: dict[str, Method] = {
         3e-3,
     ),
     "unet-cross-entropy": Method("U-Net, cross-entropy", (Stage(cross_entropy),)),
+    "unet-cross-entropy-as-labelled": Method(
+        "U-Net, cross-entropy, no margin", (Stage(cross_entropy),), boundary=0
+    ),
     "unet-malis": Method("U-Net, constrained MALIS", (Stage(constrained_malis()),)),
     "unet-ce-then-malis": Method(
         "U-Net, cross-entropy, then MALIS",
-        (Stage(cross_entropy, 2 / 3), Stage(constrained_malis(), 1 / 3)),
+        (Stage(cross_entropy, 1 / 2), after_cross_entropy(constrained_malis)),
+    ),
+    "unet-ce-then-both": Method(
+        "U-Net, cross-entropy, then both",
+        (Stage(cross_entropy, 1 / 2), after_cross_entropy(both)),
     ),
     "unet-both": Method("U-Net, both losses", (Stage(both()),)),
 }
 
-# What was tried on the way, judged by validation sections alone.
+# What was tried on the way, judged by validation sections alone: the learning rate of every method,
+# and one setting after the other.
 TRIALS: dict[str, Method] = METHODS | {
-    name: Method(name, stages, peak_learning_rate=rate)
-    for name, stages, rate in (
-        ("cross-entropy, half the learning rate", (Stage(cross_entropy),), 1e-3),
-        ("cross-entropy, twice the learning rate", (Stage(cross_entropy),), 4e-3),
-        ("both, half the learning rate", (Stage(both()),), 1e-3),
-        ("both, twice the learning rate", (Stage(both()),), 4e-3),
-        ("MALIS on whole patches", (Stage(constrained_malis(128)),), 2e-3),
-        ("both, MALIS on whole patches", (Stage(both(window=128)),), 2e-3),
-        ("both, windows of 16", (Stage(both(window=16)),), 2e-3),
-        ("both, windows of 64", (Stage(both(window=64)),), 2e-3),
-        ("both, weight 0.1", (Stage(both(0.1)),), 2e-3),
-        ("both, weight 1", (Stage(both(1.0)),), 2e-3),
-        ("both, whole patches, weight 1", (Stage(both(1.0, 128)),), 2e-3),
-        ("both, squared hinge", (Stage(both(edge_loss="squared_hinge")),), 2e-3),
-        ("both, logarithmic", (Stage(both(edge_loss="cross_entropy")),), 2e-3),
-        ("both, unconstrained", (Stage(both(constrained=False)),), 2e-3),
-        ("cross-entropy, then both", (Stage(cross_entropy, 2 / 3), Stage(both(), 1 / 3)), 2e-3),
+    trial.title: trial
+    for trial in (
+        *(
+            replace(
+                METHODS[name],
+                title=f"{METHODS[name].title}, {word} the learning rate",
+                peak_learning_rate=factor * METHODS[name].peak_learning_rate,
+            )
+            for name in (
+                "cnn-2009",
+                "unet-cross-entropy",
+                "unet-malis",
+                "unet-ce-then-both",
+                "unet-both",
+            )
+            for word, factor in (("half", 0.5), ("twice", 2.0))
+        ),
+        Method("U-Net, constrained MALIS, whole patches", (Stage(constrained_malis(whole=True)),)),
+        Method("U-Net, both losses, no margin", (Stage(both()),), boundary=0),
+        Method(
+            "U-Net, both losses, no margin, whole patches",
+            (Stage(both(whole=True)),),
+            boundary=0,
+        ),
+        Method("U-Net, both losses, whole patches", (Stage(both(whole=True)),)),
+        Method("U-Net, both losses, windows of 64", (Stage(both(window=64)),)),
+        Method("U-Net, both losses, weight 0.1", (Stage(both(0.1)),)),
+        Method("U-Net, both losses, weight 1", (Stage(both(1.0)),)),
+        Method("U-Net, both losses, squared hinge", (Stage(both(edge_loss="squared_hinge")),)),
+        Method("U-Net, both losses, logarithmic", (Stage(both(edge_loss="cross_entropy")),)),
+        Method("U-Net, both losses, unconstrained", (Stage(both(constrained=False)),)),
+        Method(
+            "U-Net, cross-entropy, then both, no margin",
+            (Stage(cross_entropy, 1 / 2), Stage(both(whole=True), 1 / 2)),
+            boundary=0,
+        ),
+        Method(
+            "U-Net, cross-entropy, then both, windows",
+            (Stage(cross_entropy, 1 / 2), Stage(both(), 1 / 2)),
+        ),
     )
 }
 
@@ -233,4 +289,10 @@ def runs(
     data: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
 ) -> list[tuple[str, str, int]]:
     """List the runs of a grid, all methods of a seed before the next seed."""
-    return [(d, m, s) for d in data for s in seeds for m in methods]
+    return [
+        (d, m, s)
+        for d in data
+        for s in seeds
+        for m in methods
+        if TRIALS[m].boundary != DATA[d].boundary
+    ]

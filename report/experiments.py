@@ -2,7 +2,7 @@
 
     python -m report.experiments                   every run that has no result yet
     python -m report.experiments --only isbi2012 --methods unet-both --seeds 0
-    python -m report.experiments --trials --only isbi2012 --methods "both, 3" --seeds 0
+    python -m report.experiments --trials --only fib25 --seeds 0 --steps 400
     python -m report.experiments --rescore         segment and score anew with the trained networks
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
 
@@ -13,6 +13,7 @@ section, ``report/results/trials/...``. One that was killed goes on from its che
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from report.scoring import score_network, validator
 
 WORK = ROOT / "results" / "experiments"
 QUICK_STEPS = 12
-VALIDATIONS = 6
+VALIDATIONS = 6  # points of a learning curve,
+GLANCE = 9  # and the sections, at most, that it is made from
 CURVE_POINTS = 100
 
 
@@ -91,6 +93,7 @@ def run(
         "steps": steps,
         "batch_size": source.batch,
         "patch": source.patch,
+        "boundary": margin_of(source, recipe),
         "peak_learning_rate": recipe.peak_learning_rate,
         "precision": "bfloat16" if source.mixed_precision else "float32",
         "parameters": sum(weights.numel() for weights in network.parameters()),
@@ -121,7 +124,9 @@ def score(
     )
 
 
-def rescore(data: str, method: str, seed: int, results: dict[str, Any]) -> dict[str, Any]:
+def rescore(
+    data: str, method: str, seed: int, results: dict[str, Any], work: Path = WORK
+) -> dict[str, Any]:
     """Replace the scores of a run by those of its trained network, segmented as is usual now.
 
     Parameters
@@ -131,6 +136,8 @@ def rescore(data: str, method: str, seed: int, results: dict[str, Any]) -> dict[
     seed : int
     results : dict
         What the run wrote.
+    work : Path
+        Where the trained model is.
 
     Returns
     -------
@@ -138,7 +145,7 @@ def rescore(data: str, method: str, seed: int, results: dict[str, Any]) -> dict[
         The same with other scores; the model's card has them, too.
     """
     source = DATA[data]
-    path = WORK / f"{file_name(data, method, seed)}.model"
+    path = work / f"{file_name(data, method, seed)}.model"
     model = load_model(path)
     test = "mean" in results["scores"]["agglomeration"]
     scores = score(model.network, source, load_volume(find_volume(source.volume)), test)
@@ -181,8 +188,12 @@ def train_stages(
         source.patch,
         network.output_size(source.patch),
         augment=Augmentation(),
+        boundary=margin_of(source, recipe),
         seed=seed,
     )
+    sections = source.split.validation
+    flat = len(source.patch) == 2
+    glance = sections[:: math.ceil(len(sections) / GLANCE)] if flat else sections
     whole, done = History(), 0
     for number, stage in enumerate(recipe.stages):
         last = number == len(recipe.stages) - 1
@@ -198,9 +209,7 @@ def train_stages(
             seed=seed + 1000 * number,
             checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}.pt"),
             checkpoint_every=250,
-            validate=validator(
-                source.offsets, volume.sections(source.split.validation), source.ignore
-            ),
+            validate=validator(source.offsets, volume.sections(glance), source.ignore),
             validate_every=max(steps // VALIDATIONS, 1),
         )
         for kept, new in (
@@ -212,6 +221,11 @@ def train_stages(
                 kept.setdefault(column, []).extend(value + shift for value in values)
         done += share
     return whole
+
+
+def margin_of(source: Data, recipe: Method) -> int:
+    """Return how many voxels of every object become background in training."""
+    return source.boundary if recipe.boundary is None else recipe.boundary
 
 
 def file_name(data: str, method: str, seed: int) -> str:
@@ -251,13 +265,16 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=TRIALS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
+    parser.add_argument("--steps", type=int, help="of a trial; by default those of the runs")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
     options = parser.parse_args()
     methods = options.methods or list(TRIALS if options.trials else METHODS)
     if not options.trials and (unknown := set(methods) - set(METHODS)):
         parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
-    folder = "trials" if options.trials else "runs"
+    if options.steps and not options.trials:
+        parser.error("--steps: only with --trials")
+    folder, work = ("trials", WORK / "trials") if options.trials else ("runs", WORK)
     device = str(choose_device())
     for data, method, seed in runs(options.only, methods, options.seeds):
         name = f"{folder}/{file_name(data, method, seed)}"
@@ -265,17 +282,17 @@ def main() -> None:
         if options.quick:
             results = run(data, method, seed, steps=QUICK_STEPS, work=WORK / "quick")
         elif options.rescore:
-            if not path.exists() or not (WORK / f"{path.stem}.model").exists():
+            if not path.exists() or not (work / f"{path.stem}.model").exists():
                 continue
             earlier = json.loads(path.read_text())
             del earlier["environment"]
-            results = rescore(data, method, seed, earlier)
+            results = rescore(data, method, seed, earlier, work)
             write_results(name, results, device=device)
         elif path.exists():
             print(f"{name}: has a result")
             continue
         else:
-            results = run(data, method, seed, test=not options.trials)
+            results = run(data, method, seed, steps=options.steps, test=not options.trials)
             write_results(name, results, device=device)
         chosen = {
             kind: part["mean"]["cremi_score"] if "mean" in part else part["validation_cremi"]

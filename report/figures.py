@@ -22,7 +22,7 @@ from malis import plotting
 from malis.checkpoint import load_model
 from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
-from malis.segmentation import agglomerate, fragments
+from malis.segmentation import agglomerate, fragments, inside_threshold
 from report.configurations import DATA, METHODS
 from report.gathered import QUALITY_TITLES
 from report.record import RESULTS, ROOT
@@ -76,8 +76,9 @@ def draw_road() -> plt.Figure:
     with CremiFile(find_volume("synthetic"), "r") as file:
         raw = file.read_raw().data[DATA["synthetic"].split.test.start]
     affinities = predict(model.network, raw, progress=False)
-    threshold = model.card["scores"]["agglomeration"]["threshold"]
-    pieces = fragments(affinities, model.offsets)
+    threshold = model.card["scores"]["mean_linkage"]["threshold"]
+    inside = inside_threshold(affinities, model.offsets)
+    pieces = fragments(affinities, model.offsets, threshold=inside)
     segments = agglomerate(affinities, model.offsets, pieces).cut(threshold)
     figure, axes = plotting.panels(["tissue (synthetic)", "affinities", "segmentation"], size=4)
     plotting.show_raw(axes[0], raw)
@@ -280,7 +281,7 @@ def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
             curves[METHODS[method].title] = curve["voi_split"], curve["voi_merge"]
             if scores:
                 chosen = scores["mean"]["voi_split"], scores["mean"]["voi_merge"]
-                colour = plotting.PALETTE[number % 6]
+                colour = plotting.PALETTE[number % len(plotting.PALETTE)]
                 ax.plot(*chosen, "o", color=colour, markeredgecolor="black", ms=5, zorder=3)
                 reach = max(reach, 2.2 * max(chosen))
         plotting.plot_split_merge(ax, curves)

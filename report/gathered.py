@@ -67,6 +67,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "training": training_costs(found),
         "loss_settings": loss_settings(found),
         "trials": trial_table(results),
+        "margin": _read(results / "margin.json"),
         "has_validation": any(
             run.get("validation_curve") for by_seed in found.values() for run in by_seed.values()
         ),
@@ -202,7 +203,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _sources(results: Path) -> list[dict[str, Any]]:
     """Name what the numbers come from, with dates, revisions and a mark of the contents."""
-    names = [f"benchmark_{name}.json" for name in BENCHMARKS] + ["segmentation_quality.json"]
+    names = [f"benchmark_{name}.json" for name in BENCHMARKS] + [
+        "segmentation_quality.json",
+        "margin.json",
+    ]
     groups = {name: [results / name] for name in names}
     for data in DATA:
         groups[f"runs/{data}_*.json"] = [

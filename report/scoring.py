@@ -12,7 +12,13 @@ from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
 from malis.checks import Offsets
 from malis.dataset import LabelledVolume, relabel_components
 from malis.inference import predict
-from malis.segmentation import agglomerate, best_threshold, fragments, threshold_watershed
+from malis.segmentation import (
+    agglomerate,
+    best_threshold,
+    fragments,
+    inside_threshold,
+    threshold_watershed,
+)
 from malis.segmentation.threshold import ThresholdCurve
 
 WATERSHED_THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
@@ -67,8 +73,9 @@ def make_samples(network: nn.Module, offsets: Offsets, part: LabelledVolume) -> 
     flat = len(offsets[0]) == 2
     affinities = list(np.moveaxis(predicted, 1, 0)) if flat else [predicted]
     labels = list(part.labels) if flat else [part.labels]
+    inside = inside_threshold(affinities, offsets)
     return [
-        Sample(one, relabel_components(truth), fragments(one, offsets))
+        Sample(one, relabel_components(truth), fragments(one, offsets, threshold=inside))
         for one, truth in zip(affinities, labels, strict=True)
     ]
 

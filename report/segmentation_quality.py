@@ -37,6 +37,7 @@ from malis.segmentation import (
     best_threshold,
     connected_components,
     fragments,
+    inside_threshold,
     threshold_watershed,
 )
 from malis.segmentation.threshold import middle_of_lowest
@@ -132,10 +133,10 @@ def predicted_samples(data: Data, model: Model, sections: slice) -> list[Sample]
     part = volume.sections(range(*sections.indices(len(volume.raw))))
     predicted = predict(model.network, part.raw, progress=False)
     if data.flat:
-        parts, truths = np.moveaxis(predicted, 1, 0), map(relabel_components, part.labels)
+        parts, truths = list(np.moveaxis(predicted, 1, 0)), map(relabel_components, part.labels)
     else:
         parts, truths = [predicted], [relabel_components(part.labels)]
-    return make_samples(data, parts, truths)
+    return make_samples(data, parts, truths, threshold=inside_threshold(parts, data.offsets))
 
 
 def make_samples(

@@ -95,6 +95,25 @@ def test_stages_follow_each_other_along_one_decay(small_world):
     assert rates == [whole(step) for step in (1, 2, 3)]
 
 
+def test_whole_patches_come_after_cross_entropy_where_the_data_say_so():
+    small = dataclasses.replace(configurations.DATA["synthetic"], whole=True)
+    for name in ("unet-ce-then-malis", "unet-ce-then-both"):
+        second = configurations.METHODS[name].stages[1]
+        assert "Window" not in repr(second.loss(small))
+        assert "Window" in repr(second.loss(configurations.DATA["synthetic"]))
+
+
+def test_a_margin_is_only_where_the_data_has_one(small_world, monkeypatch):
+    data = dataclasses.replace(configurations.DATA["small"], boundary=2)
+    monkeypatch.setitem(configurations.DATA, "touching", data)
+    plain, grown = "unet-cross-entropy-as-labelled", "unet-cross-entropy"
+    grid = configurations.runs(["small", "touching"], [plain, grown], [0])
+    assert grid == [("small", grown, 0), ("touching", plain, 0), ("touching", grown, 0)]
+    work = small_world / "work"
+    margins = [experiments.run(d, m, s, work=work, test=False)["boundary"] for d, m, s in grid]
+    assert margins == [0, 0, 2]
+
+
 def test_a_volume_is_segmented_in_one_piece(small_world, monkeypatch):
     data = dataclasses.replace(
         configurations.DATA["small"],
