@@ -72,7 +72,7 @@ class Data:
         Whether the network computes in bfloat16; the losses never do.
     linkage : str
         Of the agglomeration that is compared: the key of `report.scoring.LINKAGES` with the best
-        score on validation sections, averaged over the methods.
+        score on validation sections, averaged over the U-Nets.
     """
 
     volume: str

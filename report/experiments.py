@@ -292,7 +292,9 @@ def main() -> None:
             print(f"{name}: has a result")
             continue
         else:
-            results = run(data, method, seed, steps=options.steps, test=not options.trials)
+            results = run(
+                data, method, seed, steps=options.steps, work=work, test=not options.trials
+            )
             write_results(name, results, device=device)
         chosen = {
             kind: part["mean"]["cremi_score"] if "mean" in part else part["validation_cremi"]
