@@ -51,7 +51,8 @@ def charges(model: Path, data: str, n_patches: int = PATCHES, seed: int = 0) -> 
     losses = {"patch": plain, "windows": malis.WindowLoss(plain, source.window)}
     rows = []
     for margin in MARGINS:
-        patches = PatchDataset(part, source.patch, boundary=margin, seed=seed)
+        size = network.output_size(source.patch)
+        patches = PatchDataset(part, source.patch, size, boundary=margin, seed=seed)
         found: dict[str, list[float]] = {name: [] for name in (*losses, "background")}
         for index in range(n_patches):
             raw, labels = patches[index]

@@ -10,7 +10,7 @@ from cremi_eval.io import CremiFile
 from malis import checkpoint
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
-from report import configurations, experiments, record
+from report import configurations, experiments, margin, record
 
 
 @pytest.fixture
@@ -93,6 +93,17 @@ def test_stages_follow_each_other_along_one_decay(small_world):
     ]
     whole = configurations.Decay(2e-3, 3)
     assert rates == [whole(step) for step in (1, 2, 3)]
+
+
+def test_charges_with_and_without_a_margin(small_world):
+    work = small_world / "work"
+    experiments.run("small", "unet-cross-entropy", seed=0, work=work, test=False)
+    found = margin.charges(work / "small_unet-cross-entropy_0.model", "small", n_patches=2)
+    json.dumps(found)
+    assert [row["margin"] for row in found["rows"]] == [0, 1, 2]
+    assert found["rows"][0]["background"] == 0
+    assert 0.05 < found["rows"][1]["background"] < found["rows"][2]["background"] < 0.6
+    assert all(0 < row[kind] < 1 for row in found["rows"] for kind in ("patch", "windows"))
 
 
 def test_whole_patches_come_after_cross_entropy_where_the_data_say_so():
