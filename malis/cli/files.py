@@ -114,6 +114,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
         "in 2D, 160 in 3D); smaller needs less memory, more time",
     )
     parser.add_argument(
+        "--views",
+        action="store_true",
+        help="predict the mirrored and transposed volume, too, and average: fewer errors, 8 times "
+        "the work in 2D, 16 times in 3D (not block by block)",
+    )
+    parser.add_argument(
         "--device", metavar="NAME", help='"cpu" or "cuda:0"; by default a GPU if there is one'
     )
 
@@ -144,7 +150,15 @@ def add_block_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def block_settings(options: argparse.Namespace) -> dict[str, object]:
-    """Return what `malis.blockwise` takes of the options of `add_block_arguments`."""
+    """Return what `malis.blockwise` takes of the options of `add_block_arguments`.
+
+    Raises
+    ------
+    ValueError
+        If ``--views`` is among them: a mirrored block does not lie on the network's strides.
+    """
+    if options.views:
+        raise ValueError("--views is not for blocks: it averages over the volume as a whole")
     return ({"block": tuple(options.block)} if options.block else {}) | {
         "workers": options.workers,
         "scheduler": options.scheduler,

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from malis.checkpoint import Model, load_model
 from malis.cli import files
 from malis.inference import predict
 from malis.training import choose_device
+from malis.views import predict_views
 from malis.volumes import VolumeSource
 
 HELP = """\
@@ -20,7 +22,7 @@ IN is a raw volume: a CREMI file or a Zarr folder. OUT gets the affinities, floa
 if OUT ends in .zarr. Channel c joins voxel v and v + offsets[c]; the offsets are an attribute.
 
 examples:
-  python -m malis predict data/synthetic.hdf affinities.hdf --checkpoint my.model
+  python -m malis predict data/synthetic.hdf affinities.hdf --checkpoint my.model --views
   python -m malis predict fly.zarr affinities.zarr --checkpoint my.model --workers 8
 """
 
@@ -57,17 +59,20 @@ def run(options: argparse.Namespace) -> None:
 
 
 def predict_source(
-    source: VolumeSource, model: Model, options: argparse.Namespace, out: object = None
+    source: VolumeSource, model: Model, options: argparse.Namespace, out: Any = None
 ) -> np.ndarray:
-    """Predict a volume in one piece, on the device that is wanted."""
-    return predict(
-        model.network,
-        source,
-        tile=options.tile,
-        device=options.device or choose_device(),
-        out=out,
-        progress=not options.quiet,
-    )
+    """Predict a volume in one piece, on the device that is wanted; several times for --views."""
+    settings = {
+        "tile": options.tile,
+        "device": options.device or choose_device(),
+        "progress": not options.quiet,
+    }
+    if not options.views:
+        return predict(model.network, source, out=out, **settings)
+    affinities = predict_views(model.network, source, model.offsets, **settings)
+    if out is not None:
+        out[...] = affinities
+    return affinities
 
 
 def offsets_in_volume(model: Model) -> list[list[int]]:

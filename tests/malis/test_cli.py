@@ -17,6 +17,7 @@ from malis.checkpoint import CHECKPOINT, save_model, write
 from malis.cli import main, one_line
 from malis.cli.files import open_part
 from malis.inference import predict
+from malis.views import predict_views
 from unet import UNet
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,16 @@ class TestPredict:
         command = ["predict", "sample.hdf", "out.h5", "--checkpoint", "net.model", "--quiet"]
         assert main([*command, "--tile", "32", "36"]) == 0
         np.testing.assert_allclose(open_part("out.h5", "affinities")[:], affinities, atol=1e-5)
+
+    def test_views(self, folder, affinities):
+        command = ["predict", "sample.hdf", "out.h5", "--checkpoint", "net.model", "--quiet"]
+        assert main([*command, "--views"]) == 0
+        found = open_part("out.h5", "affinities")[:]
+        network = malis.checkpoint.load_model("net.model").network
+        offsets = malis.nearest_offsets(2)
+        expected = predict_views(network, cells()[0], offsets, progress=False)
+        np.testing.assert_array_equal(found, expected)
+        assert np.abs(found - affinities)[:, :, 1:, 1:].max() > 1e-3
 
     def test_blocks(self, folder, affinities):
         pytest.importorskip("dask", reason="needs requirements-scale.txt")
@@ -316,6 +327,8 @@ class TestBadInput:
             ("segment sample.hdf out.zarr --checkpoint net.model --block 3 4 4", "field of view"),
             ("segment sample.hdf empty.zarr --checkpoint none.model", "none.model does not exist"),
             ("segment sample.hdf out.zarr --checkpoint net.model --min-size 3", "--min-size is"),
+            ("predict sample.hdf out.zarr --checkpoint net.model --views", "--views is not for"),
+            ("segment sample.hdf out.zarr --checkpoint net.model --views", "--views is not for"),
             ("view sample.hdf small.hdf", "has shape (3, 40, 48), but small.hdf"),
             ("view sample.hdf sample.hdf coarse.hdf", "but coarse.hdf"),
             ("view sample.hdf sample.hdf --affinities raw.hdf", "raw.hdf holds no affinities"),
