@@ -6,7 +6,7 @@ they are built from. ``malis.segment`` turns predicted affinities into labels.
 """
 
 from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
-from malis.boundary import grow_boundary
+from malis.boundary import GrowBoundaryLoss, grow_boundary
 from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
 from malis.maximin import maximin_edges
@@ -16,6 +16,7 @@ from malis.windows import WindowLoss
 
 __all__ = [
     "AffinityCrossEntropy",
+    "GrowBoundaryLoss",
     "MalisLoss",
     "MaximinLoss",
     "SumLoss",

@@ -10,8 +10,11 @@ a margin of background there is no such shortcut, and a membrane anywhere in the
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from malis.checks import check_integer
+from malis.components import relabel_batch
 
 
 def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndarray:
@@ -67,3 +70,60 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
             marks[:-1] |= differ
         grown[border] = 0
     return grown
+
+
+class GrowBoundaryLoss(nn.Module):
+    """A loss that sees a margin of background between objects, beside others that do not.
+
+    MALIS needs the margin where labels touch. Cross-entropy does not: an edge in the wrong place is
+    one edge of thousands to it, and edges right beside the border are worth learning from.
+
+    Parameters
+    ----------
+    loss : nn.Module
+        Called with (affinities, labels); a `malis.MalisLoss` above all, or one on windows.
+    steps : int or (ndim,) sequence of int
+        See `grow_boundary`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `grow_boundary` does, for steps that are no steps.
+
+    Examples
+    --------
+    >>> offsets = [(-1, 0), (0, -1)]
+    >>> malis_loss = GrowBoundaryLoss(malis.MalisLoss(offsets), 1)
+    >>> loss = malis.SumLoss([malis_loss, malis.AffinityCrossEntropy(offsets)], [0.3, 1.0])
+    """
+
+    def __init__(self, loss: nn.Module, steps: int | Sequence[int] = 1) -> None:
+        super().__init__()
+        self.loss = loss
+        self.steps = steps if isinstance(steps, int) else tuple(steps)
+        axes = 1 if isinstance(self.steps, int) else len(self.steps)
+        grow_boundary(np.zeros((1,) * axes, int), self.steps)  # or complain now
+
+    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss with the outermost voxels of every object as background.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background. What the margin cuts in two are two objects then.
+
+        Returns
+        -------
+        Tensor
+            What the loss returns.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many steps as axes.
+        """
+        ids = labels.numpy(force=True)
+        along = (self.steps,) * (ids.ndim - 1) if isinstance(self.steps, int) else self.steps
+        grown = relabel_batch(grow_boundary(ids, (0, *along)))
+        return self.loss(affinities, torch.from_numpy(grown).to(labels.device))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis.components import relabel_components
+from malis.components import relabel_batch
 
 
 class WindowLoss(nn.Module):
@@ -100,11 +100,8 @@ def cut_windows(
     if len(window) != len(shape) or any(n % w for n, w in zip(shape, window, strict=True)):
         raise ValueError(f"windows of {window} voxels do not tile a patch of {shape}")
     pieces = _windows(labels[:, None], window).squeeze(1).numpy(force=True)
-    # One call for all: the windows are stacked, with a row of background between any two.
-    stacked = np.pad(pieces, [(0, 0), (0, 1), *[(0, 0)] * (len(shape) - 1)])
-    components = relabel_components(stacked.reshape(-1, *window[1:])).reshape(stacked.shape)
-    inside = np.ascontiguousarray(components[:, : window[0]])
-    return _windows(affinities, window), torch.from_numpy(inside).to(labels.device)
+    inside = torch.from_numpy(relabel_batch(pieces)).to(labels.device)
+    return _windows(affinities, window), inside
 
 
 def _windows(batch: Tensor, window: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from scipy.ndimage import grey_dilation, grey_erosion
 
 import malis
 from malis.boundary import grow_boundary
+from malis.components import relabel_components
 from malis.dataset import LabelledVolume, PatchDataset
 
 
@@ -128,3 +129,44 @@ class TestPatches:
         plain, grown = (repr(PatchDataset(self.volume(), (30, 30), boundary=b)) for b in (0, 2))
         assert "boundary" not in plain and "boundary=2" in grown
         assert grown.replace("boundary=2, ", "") == plain
+
+
+class TestGrowBoundaryLoss:
+    OFFSETS = malis.nearest_offsets(2)
+
+    def test_is_the_loss_of_patches_with_a_margin(self):
+        rng = np.random.default_rng(0)
+        labels = rng.integers(1, 4, (3, 4, 4)).repeat(6, axis=1).repeat(6, axis=2)
+        labels[0, :, 3] = labels[0, 0, 0]  # one object touches itself around others
+        values = torch.rand(3, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+        affinities = values.requires_grad_()
+        plain = malis.MalisLoss(self.OFFSETS, reduction="none")
+        loss = malis.GrowBoundaryLoss(plain, 2)(affinities, torch.from_numpy(labels))
+        loss.sum().backward()
+        found = affinities.grad.clone()
+        affinities.grad = None
+        margin = np.stack([relabel_components(grow_boundary(one, 2)) for one in labels])
+        expected = plain(affinities, torch.from_numpy(margin))
+        expected.sum().backward()
+        assert torch.equal(loss, expected)
+        assert torch.equal(found, affinities.grad)
+        assert not torch.equal(loss, plain(affinities, torch.from_numpy(labels)))
+
+    def test_steps_along_each_axis_around_windows(self):
+        labels = torch.arange(4).repeat_interleave(8).repeat(32, 1)[None]
+        affinities = torch.full((1, 2, 32, 32), 0.6)
+        windows = malis.WindowLoss(malis.MalisLoss(self.OFFSETS), 16)
+        across = malis.GrowBoundaryLoss(windows, (0, 1))(affinities, labels)
+        grown = torch.from_numpy(grow_boundary(labels.numpy(), (0, 0, 1)))
+        assert torch.equal(across, windows(affinities, grown))
+        along = malis.GrowBoundaryLoss(windows, (1, 0))(affinities, labels)
+        assert torch.equal(along, windows(affinities, labels))  # no border runs across y
+
+    def test_bad_steps_are_refused(self):
+        plain = malis.MalisLoss(self.OFFSETS)
+        for steps, error in ((-1, ValueError), ((1, -1), ValueError), (1.5, TypeError)):
+            with pytest.raises(error):
+                malis.GrowBoundaryLoss(plain, steps)
+        loss = malis.GrowBoundaryLoss(plain, (1, 1, 1))
+        with pytest.raises(ValueError, match="one for each of 3 axes"):
+            loss(torch.rand(1, 2, 8, 8), torch.ones(1, 8, 8, dtype=torch.int64))
