@@ -127,7 +127,9 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
     return Model(network.eval(), tuple(map(tuple, content["offsets"])), content["card"])
 
 
-def validated_threshold(card: Mapping[str, Any], linkage: str = "mean") -> float:
+def validated_threshold(
+    card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False
+) -> float:
     """Return the threshold of the agglomeration that validation sections chose.
 
     Parameters
@@ -136,6 +138,9 @@ def validated_threshold(card: Mapping[str, Any], linkage: str = "mean") -> float
         Of a model.
     linkage : str
         See `malis.segmentation.agglomerate`.
+    views : bool
+        Whether affinities are the mean over all views, see `malis.views`; the threshold of single
+        views is taken where the card knows no other.
 
     Returns
     -------
@@ -143,7 +148,9 @@ def validated_threshold(card: Mapping[str, Any], linkage: str = "mean") -> float
         0.5 if the card names none.
     """
     scores = card.get("scores", {})
-    chosen = scores.get(f"{linkage}_linkage", scores.get("agglomeration", {}))
+    names = [f"{linkage}_linkage", "agglomeration"]
+    names = [f"views_{name}" for name in names if views] + names
+    chosen = next((scores[name] for name in names if name in scores), {})
     return float(chosen.get("threshold", 0.5))
 
 

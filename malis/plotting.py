@@ -20,9 +20,12 @@ from malis.checks import Offsets, check_offsets
 from malis.maximin import MaximinTree
 
 GOLDEN_RATIO = 0.618033988749895
-# Of Okabe and Ito, told apart by the colour-blind.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 2)))
+# Of Okabe and Ito, told apart by the colour-blind, but grey for their yellow.
+PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
+    *("#D55E00", "#56B4E9", "#000000", "#999999"),
+)
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
 TRUTH, FOUND = "#56B4E9", "#E69F00"
 
 

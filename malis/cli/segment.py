@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint) if options.checkpoint else None
     threshold = options.threshold
     if threshold is None:
-        threshold = validated_threshold(model.card if model else {})
+        threshold = validated_threshold(model.card if model else {}, views=options.views)
     if files.is_blockwise(options.output, options.block):
         if options.min_size:
             raise ValueError("--min-size is not for blocks: an object may lie in many of them")

@@ -189,3 +189,8 @@ def test_the_threshold_of_the_card_is_that_of_the_linkage():
     assert validated_threshold(card) == 0.6
     assert validated_threshold(card, "single") == 0.8
     assert validated_threshold({}) == 0.5
+    assert validated_threshold({}, views=True) == 0.5
+    assert validated_threshold(card, views=True) == 0.6
+    card["scores"]["views_mean_linkage"] = {"threshold": 0.7}
+    assert validated_threshold(card, views=True) == 0.7
+    assert validated_threshold(card) == 0.6
