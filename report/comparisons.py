@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from report.configurations import DATA, METHODS, SEEDS, TRIALS, runs
-from report.runs import MAIN, is_cross_entropy, methods_of, score_of, statistics, title_of
+from report.runs import MAIN, VIEWS, is_cross_entropy, methods_of, score_of, statistics, title_of
 
 SCORES = ("voi_split", "voi_merge", "rand", "cremi_score")
 POST_PROCESSING = {
@@ -15,6 +15,8 @@ POST_PROCESSING = {
     "single_linkage": "single",
     "quantile75": "75 % quantile",
     "threshold_watershed": "threshold + watershed",
+    "views_agglomeration": "all views",
+    "views_threshold_watershed": "all views, threshold + watershed",
 }
 
 
@@ -78,8 +80,38 @@ def data_table(data: str, found: dict) -> dict[str, Any]:
             "score": best["scores"]["cremi_score"],
             "sections": section_range(found[data, best["method"]].values()),
         },
+        "views": gain_by_views(examples),
         "comparisons": comparisons,
         "pictured": pictured_methods(measured, comparisons),
+    }
+
+
+def gain_by_views(all_runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Compare the mean over all views with a single view, on validation sections.
+
+    Parameters
+    ----------
+    all_runs : list of dict
+        Of one volume.
+
+    Returns
+    -------
+    dict or None
+        ``networks``: how many; ``lower``: for how many the mean is better; ``one``, ``all``: mean
+        validation CREMI scores of a view, and of their mean; None where no run has both.
+    """
+    pairs = [
+        (run["scores"][MAIN]["validation_cremi"], run["scores"][VIEWS + MAIN]["validation_cremi"])
+        for run in all_runs
+        if VIEWS + MAIN in run["scores"]
+    ]
+    if not pairs:
+        return None
+    return {
+        "networks": len(pairs),
+        "lower": sum(mean_of_all < one for one, mean_of_all in pairs),
+        "one": mean(one for one, _ in pairs),
+        "all": mean(mean_of_all for _, mean_of_all in pairs),
     }
 
 

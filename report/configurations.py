@@ -143,6 +143,11 @@ class Method:
         return {"n_classes": ndim, "ndim": ndim, "depth": depth, "wf": features, **common}
 
 
+def grown(make: Callable[[Data], nn.Module]) -> Callable[[Data], nn.Module]:
+    """Give a loss the margin of the data, for patches that come without."""
+    return lambda data: malis.GrowBoundaryLoss(make(data), data.boundary)
+
+
 def cross_entropy(data: Data) -> nn.Module:
     """Make the loss of every affinity on its own."""
     return malis.AffinityCrossEntropy(data.offsets)
@@ -165,11 +170,13 @@ def after_cross_entropy(make: Callable[..., Callable[[Data], nn.Module]]) -> Sta
     return Stage(lambda data: make(whole=data.whole)(data), 1 / 2)
 
 
-def both(weight: float = WEIGHT, **malis_settings: Any) -> Callable[[Data], nn.Module]:
-    """Make the sum of both losses, MALIS with a weight."""
-    return lambda data: malis.SumLoss(
-        [constrained_malis(**malis_settings)(data), cross_entropy(data)], [weight, 1.0]
-    )
+def both(
+    weight: float = WEIGHT, *, own_margin: bool = False, **malis_settings: Any
+) -> Callable[[Data], nn.Module]:
+    """Make the sum of both losses, MALIS with a weight and perhaps a margin of its own."""
+    make = constrained_malis(**malis_settings)
+    make = grown(make) if own_margin else make
+    return lambda data: malis.SumLoss([make(data), cross_entropy(data)], [weight, 1.0])
 
 
 DATA: dict[str, Data] = {
@@ -236,6 +243,9 @@ METHODS: dict[str, Method] = {
         (Stage(cross_entropy, 1 / 2), after_cross_entropy(both)),
     ),
     "unet-both": Method("U-Net, both losses", (Stage(both()),)),
+    "unet-both-malis-margin": Method(
+        "U-Net, both losses, margin for MALIS", (Stage(both(own_margin=True)),), boundary=0
+    ),
 }
 
 # What was tried on the way, judged by validation sections alone: the learning rate of every method,

@@ -18,6 +18,7 @@ TITLES = {
     "cremi_crop": "CREMI B, crop",
 }
 MAIN = "agglomeration"
+VIEWS = "views_"  # before the names of what is found with the mean over all views
 GALLERY = ROOT / "report" / "figures" / "gallery"
 
 

@@ -20,6 +20,8 @@ from malis.segmentation import (
     threshold_watershed,
 )
 from malis.segmentation.threshold import ThresholdCurve
+from malis.views import predict_views
+from report.runs import VIEWS
 
 WATERSHED_THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
 LINKAGES: dict[str, dict[str, Any]] = {
@@ -50,7 +52,9 @@ class Sample:
     fragments: np.ndarray
 
 
-def make_samples(network: nn.Module, offsets: Offsets, part: LabelledVolume) -> list[Sample]:
+def make_samples(
+    network: nn.Module, offsets: Offsets, part: LabelledVolume, *, averaged: bool = False
+) -> list[Sample]:
     """Predict a part of a volume: one sample a section, or a single one for a 3D network.
 
     Parameters
@@ -59,6 +63,8 @@ def make_samples(network: nn.Module, offsets: Offsets, part: LabelledVolume) -> 
         A 2D or 3D network that predicts logits.
     offsets : (C, ndim) integers
     part : LabelledVolume
+    averaged : bool
+        Whether the mean over all views of the volume is taken, see `malis.views`; else one view.
 
     Returns
     -------
@@ -69,7 +75,10 @@ def make_samples(network: nn.Module, offsets: Offsets, part: LabelledVolume) -> 
     Pieces of one neuron that do not touch within the sample are objects of their own: who sees
     nothing else cannot know that they meet outside.
     """
-    predicted = predict(network, part.raw, progress=False)
+    if averaged:
+        predicted = predict_views(network, part.raw, offsets, progress=False)
+    else:
+        predicted = predict(network, part.raw, progress=False)
     flat = len(offsets[0]) == 2
     affinities = list(np.moveaxis(predicted, 1, 0)) if flat else [predicted]
     labels = list(part.labels) if flat else [part.labels]
@@ -139,11 +148,39 @@ def score_network(
         For ``"agglomeration"``, each key of `LINKAGES`, and for ``"threshold_watershed"``: the
         threshold, its mean CREMI score on the validation sections and, with test sections, the
         scores of each and their mean; for the linkages also the split-merge curve on validation
-        and, to look at, on test sections.
-        JSON-able.
+        and, to look at, on test sections. All of it again with the prefix `VIEWS`, from affinities
+        that are the mean over all views. JSON-able.
     """
-    choice = make_samples(network, offsets, validation)
-    report = [] if test is None else make_samples(network, offsets, test)
+    results = {}
+    for prefix, averaged in (("", False), (VIEWS, True)):
+        choice = make_samples(network, offsets, validation, averaged=averaged)
+        report = [] if test is None else make_samples(network, offsets, test, averaged=averaged)
+        found = score_samples(choice, report, offsets, ignore)
+        found = {"agglomeration": found[linkage], **found}
+        results |= {f"{prefix}{kind}": part for kind, part in found.items()}
+    return results
+
+
+def score_samples(
+    choice: list[Sample], report: list[Sample], offsets: Offsets, ignore: tuple[int, ...]
+) -> dict[str, Any]:
+    """Choose thresholds on some samples and score others, for every way to segment them.
+
+    Parameters
+    ----------
+    choice : list of Sample
+        Of validation sections.
+    report : list of Sample
+        Of test sections; may be empty.
+    offsets : (C, ndim) integers
+    ignore : tuple of int
+        Labels that are not scored.
+
+    Returns
+    -------
+    dict
+        See `score_network`.
+    """
     results = {}
     for name, settings in LINKAGES.items():
         threshold, curve = choose_cut(choice, offsets, ignore, **settings)
@@ -157,8 +194,6 @@ def score_network(
             results[name] |= _scores(report, [h.cut(threshold) for h in built], ignore)
             curve = best_threshold(built, [s.truth for s in report], ignore_groundtruth=ignore)[1]
             results[name]["test_curve"] = _thin_curve(curve)
-
-    results = {"agglomeration": results[linkage], **results}
 
     def watershed(samples: list[Sample], threshold: float) -> list[np.ndarray]:
         return [threshold_watershed(s.affinities, offsets, threshold) for s in samples]

@@ -11,6 +11,7 @@ COLUMNS = {
     "VOI merge": ("agglomeration", "voi_merge"),
     "Rand": ("agglomeration", "adapted_rand_error"),
     "CREMI score": ("agglomeration", "cremi_score"),
+    "CREMI score, all views": ("views_agglomeration", "cremi_score"),
     "CREMI score, threshold + watershed": ("threshold_watershed", "cremi_score"),
 }
 

@@ -11,6 +11,9 @@ from malis import checkpoint
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
 from report import configurations, experiments, margin, record
+from report.runs import load_runs
+from report.scoring import LINKAGES
+from unet import UNet
 
 
 @pytest.fixture
@@ -142,3 +145,16 @@ def test_a_volume_is_segmented_in_one_piece(small_world, monkeypatch):
     results = experiments.run("small_volume", "unet-both", seed=0, work=small_world / "work")
     for part in results["scores"].values():
         assert len(part["sections"]) == 1
+
+
+def test_the_linkage_of_a_volume_is_the_best_on_its_validation_sections():
+    """Of a single view, averaged over all U-Nets that were trained on it."""
+    for name, data in configurations.DATA.items():
+        scores = [
+            {linkage: run["scores"][linkage]["validation_cremi"] for linkage in LINKAGES}
+            for (trained_on, method), by_seed in load_runs().items()
+            if trained_on == name and configurations.METHODS[method].network is UNet
+            for run in by_seed.values()
+        ]
+        means = {linkage: np.mean([score[linkage] for score in scores]) for linkage in LINKAGES}
+        assert min(means, key=means.get) == data.linkage, (name, means)
