@@ -244,7 +244,8 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
             for method in methods
         }
         plotting.plot_scores(ax, values, "CREMI score")
-        ax.set_title(title_of(data))
+        ax.set_title(title_of(data), fontsize=8)  # whatever the fonts of a notebook are
+        ax.tick_params(axis="y", labelsize=7)
     figure.tight_layout()
     return figure
 
