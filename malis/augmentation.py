@@ -66,7 +66,7 @@ class Augmentation:
     Parameters
     ----------
     flip : bool
-        Reverse every axis with probability 1/2.
+        Reverse every axis with probability 1/2, also that of neighbouring sections.
     transpose : bool
         Permute axes, but only among axes on which the patch has one size and one resolution.
     elastic_spacing : float
@@ -126,7 +126,8 @@ class Augmentation:
         Parameters
         ----------
         raw : (1, *spatial + 2 margin) float32 tensor
-            Grey values in [-1, 1].
+            Grey values in [-1, 1]. Several channels are neighbouring sections (`malis.neighbours`),
+            which may be reversed, too.
         labels : (*label_spatial + 2 margin) int64 tensor
             Labels of the centre of the patch (or of all of it).
         resolution : (ndim,) sequence of float
@@ -168,6 +169,8 @@ class Augmentation:
                 order[group] = rng.permutation(group)
         flipped = [axis for axis in range(labels.ndim) if self.flip and rng.uniform() < 0.5]
         raw = raw.permute(0, *(order + 1).tolist()).flip([axis + 1 for axis in flipped])
+        if self.flip and len(raw) > 1 and rng.uniform() < 0.5:
+            raw = raw.flip(0)
         return raw, labels.permute(*order.tolist()).flip(flipped)
 
 

@@ -178,6 +178,8 @@ class PatchDataset(Dataset):
         How to vary the patches (see `malis.augmentation`).
     boundary : int or sequence of int
         Voxels of every object that become background, see `malis.boundary`; for labels that touch.
+    neighbours : int
+        Sections on each side that a 2D patch shows as further channels, see `malis.neighbours`.
     seed : int
         Another seed, other patches.
     length : int
@@ -187,14 +189,15 @@ class PatchDataset(Dataset):
     ------
     ValueError
         If a patch does not fit into a section or the volumes, the volumes differ in resolution or
-        hold fewer than two objects, or the sizes make no sense.
+        hold fewer than two objects, or the sizes or the neighbours make no sense.
 
     Notes
     -----
     The labels of a patch, with the margin that an elastic deformation needs, come from anywhere
     inside the volume. Where the raw patch around them reaches beyond the volume, the tissue is
     continued by its mirror image, as in `malis.inference`; otherwise nothing within the context
-    of the border would ever be learned from. A patch with fewer than two objects teaches nothing
+    of the border would ever be learned from. The same goes for neighbours beyond the first and the
+    last section. A patch with fewer than two objects teaches nothing
     about boundaries and is drawn again.
 
     Examples
@@ -214,6 +217,7 @@ class PatchDataset(Dataset):
         *,
         augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
         boundary: int | Sequence[int] = 0,
+        neighbours: int = 0,
         seed: int = 0,
         length: int = 100_000,
     ) -> None:
@@ -221,11 +225,16 @@ class PatchDataset(Dataset):
         self.patch_size = tuple(int(n) for n in patch_size)
         self.output_size = tuple(int(n) for n in output_size or patch_size)
         self.augment, self.seed, self.length = augment, seed, length
-        self.boundary = boundary
+        self.boundary, self.neighbours = boundary, neighbours
         grow_boundary(np.zeros((1,) * len(self.patch_size), int), boundary)  # or complain now
         self.resolution = _check_volumes(volumes)[-len(self.patch_size) :]
         self.margin = augment.margin(self.resolution) if augment else (0,) * len(self.patch_size)
         _check_sizes(volumes, self.patch_size, self.output_size, self.margin)
+        if neighbours < 0 or (neighbours and len(self.patch_size) == 3):
+            raise ValueError(
+                f"neighbours must be a number of sections for patches (y, x), got {neighbours} "
+                f"for patches of {self.patch_size}"
+            )
         self._names = [f"{volume.name} {volume.raw.shape}" for volume in volumes]
         self._labels = [volume.labels.view(np.int64) for volume in volumes]
         self._raw = [np.pad(volume.raw, self._context(), mode="reflect") for volume in volumes]
@@ -256,9 +265,10 @@ class PatchDataset(Dataset):
     def __repr__(self) -> str:
         # A checkpoint knows its data by this, so what is off is not named.
         boundary = f"boundary={self.boundary}, " if np.any(self.boundary) else ""
+        neighbours = f"neighbours={self.neighbours}, " if self.neighbours else ""
         return (
             f"PatchDataset({', '.join(self._names)}, patch_size={self.patch_size}, "
-            f"output_size={self.output_size}, augment={self.augment}, {boundary}"
+            f"output_size={self.output_size}, augment={self.augment}, {boundary}{neighbours}"
             f"seed={self.seed}, length={self.length})"
         )
 
@@ -266,23 +276,25 @@ class PatchDataset(Dataset):
         """Return by how much raw patches reach beyond their labels, as padding of a volume."""
         sizes = zip(self.patch_size, self.output_size, strict=True)
         context = [((patch - output) // 2,) * 2 for patch, output in sizes]
-        return [(0, 0)] * (3 - len(context)) + context
+        return [(self.neighbours,) * 2] * (3 - len(context)) + context
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Cut a patch out of a random place, with the margin that its augmentation needs."""
         chosen = rng.choice(len(self._share), p=self._share)
-        flat = (1,) * (3 - len(self.patch_size))  # a 2D patch is one section thick
-        margin = (0,) * len(flat) + self.margin
-        inner = [n + 2 * m for n, m in zip(flat + self.output_size, margin, strict=True)]
-        outer = [n + 2 * m for n, m in zip(flat + self.patch_size, margin, strict=True)]
+        flat = 3 - len(self.patch_size)  # a 2D patch has labels in one section
+        margin = (0,) * flat + self.margin
+        output = (1,) * flat + self.output_size
+        patch = (1 + 2 * self.neighbours,) * flat + self.patch_size
+        inner = [n + 2 * m for n, m in zip(output, margin, strict=True)]
+        outer = [n + 2 * m for n, m in zip(patch, margin, strict=True)]
         shape = self._labels[chosen].shape
         corner = [int(rng.integers(n - m + 1)) for n, m in zip(shape, inner, strict=True)]
 
-        # The raw volume is padded by the context, so both patches start at the same numbers.
+        # Raw data are padded by context and neighbours, so both patches start at the same numbers.
         labels = self._labels[chosen][_box(corner, inner)]
         raw = normalise(self._raw[chosen][_box(corner, outer)])
-        raw = torch.from_numpy(raw.reshape(1, *outer[len(flat) :]))
-        return raw, torch.from_numpy(labels.reshape(inner[len(flat) :]).copy())
+        raw = torch.from_numpy(raw.reshape(-1, *outer[flat:]))
+        return raw, torch.from_numpy(labels.reshape(inner[flat:]).copy())
 
 
 def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

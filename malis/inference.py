@@ -61,7 +61,8 @@ def predict(
         and in the mode it was.
     volume : (z, y, x) or, for a 2D network, (y, x) array of unsigned integers or floats
         Array, HDF5 dataset or memory map; `normalise` is applied to every tile. A 2D network takes
-        the sections one by one. Several input channels form the first axis.
+        the sections one by one. Several input channels form the first axis; for neighbouring
+        sections as channels, see `malis.neighbours`.
     tile : int or (ndim,) sequence of int, optional
         Largest input of the network, rounded down to a size that divides; by default 768 in 2D and
         160 in 3D. The larger the tile, the less is computed twice.
@@ -226,7 +227,7 @@ def _read(
     voxels = []
     for axis, (span, size) in enumerate(zip(spans, input_size, strict=True)):
         start = span.start - net.geometry.crop[axis]
-        voxels.append(_mirror(np.arange(start, start + size), volume.shape[axis - net.ndim]))
+        voxels.append(mirror(np.arange(start, start + size), volume.shape[axis - net.ndim]))
     box = tuple(slice(v.min(), v.max() + 1) for v in voxels)
     channels = (slice(None),) if net.in_channels > 1 else ()
     block = normalise(volume[channels + section + box])
@@ -240,8 +241,21 @@ def _read(
     return block
 
 
-def _mirror(voxel: np.ndarray, length: int) -> np.ndarray:
-    """Reflect indices beyond either end back into the axis, without repeating the end itself."""
+def mirror(voxel: np.ndarray, length: int) -> np.ndarray:
+    """Reflect indices beyond either end back into the axis, without repeating the end itself.
+
+    Parameters
+    ----------
+    voxel : integer array
+        Indices, perhaps negative or too large.
+    length : int
+        Of the axis, at least 1.
+
+    Returns
+    -------
+    integer array
+        Indices in ``range(length)``.
+    """
     if length == 1:
         return np.zeros_like(voxel)
     period = 2 * (length - 1)

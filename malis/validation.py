@@ -7,6 +7,7 @@ import numpy as np
 from malis.checks import Offsets
 from malis.dataset import LabelledVolume, relabel_components
 from malis.inference import predict
+from malis.neighbours import neighbours_of, stack_neighbours
 from malis.segmentation import (
     Hierarchy,
     agglomerate,
@@ -72,7 +73,8 @@ def _segmented(
     network: FullyConvolutional, volume: LabelledVolume, offsets: Offsets
 ) -> Iterator[tuple[Hierarchy, np.ndarray]]:
     """Agglomerate a volume, or its sections if the network predicts sections; with the truth."""
-    affinities = predict(network, volume.raw, progress=False)
+    raw = stack_neighbours(volume.raw, neighbours_of(network))
+    affinities = predict(network, raw, progress=False)
     if network.ndim == 2:
         sections = list(np.moveaxis(affinities, 1, 0))
         inside = inside_threshold(sections, offsets)

@@ -134,7 +134,8 @@ def predict_views(
     net : FullyConvolutional
         See `malis.inference.predict`.
     volume : (z, y, x) or, for a 2D network, (y, x) array of unsigned integers or floats
-        It has to fit into memory. Several input channels form the first axis.
+        It has to fit into memory. Several input channels form the first axis; they keep their
+        order in all views.
     offsets : (C, ndim) integers
         Of the affinities; they tell where an edge goes when the volume is turned.
     progress : bool

@@ -48,7 +48,7 @@ def memory_to_predict(
     ValueError
         If the tile is too small for the network.
     """
-    outer = _grown(shape, block, halo_of_network(net.geometry))
+    outer = _grown(shape, block, halo_of_network(net))
     largest = per_axis(DEFAULT_TILE[net.ndim] if tile is None else tile, net.ndim, "tile")
     input_size, _ = plan_tiles(net.geometry, outer[-net.ndim :], largest)
     per_voxel = 4 + PER_CHANNEL * net.out_channels  # raw data and affinities

@@ -10,6 +10,7 @@ import numpy as np
 from malis.blockwise.stages import Recipe, file_checksum
 from malis.checkpoint import Model
 from malis.checks import Offsets, check_offsets
+from malis.neighbours import neighbours_of
 from malis.normalise import normalise
 from malis.segmentation.pipeline import are_sections_apart
 from malis.volumes import VolumeSource, pyramid
@@ -35,10 +36,10 @@ def check_block(block: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
 def check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) -> tuple[int, ...]:
     """Check that source, network and block fit each other; return the block."""
     net = model.network
-    if source.ndim != 3 or net.in_channels != 1:
+    neighbours_of(net)  # refuses channels that are no neighbouring sections
+    if source.ndim != 3:
         raise ValueError(
-            f"source must be a volume (z, y, x) and the network have one input channel, got "
-            f"{source.name} of shape {source.shape} and {net.in_channels} channel(s)"
+            f"source must be a volume (z, y, x), got {source.name} of shape {source.shape}"
         )
     normalise(np.zeros(0, source.dtype))  # refuses types that it does not take
     block = check_block(block, source.shape)

@@ -18,13 +18,14 @@ from malis.blockwise.blocks import Block, Box, grow, size_of, within
 from malis.blockwise.output import Output, write_file
 from malis.checkpoint import Model, load_model
 from malis.inference import predict
+from malis.neighbours import neighbours_of, stack_neighbours
 from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.grid import read_affinities as as_affinities
 from malis.segmentation.labels import compact
 from malis.segmentation.oversegmentation import HIGH, FragmentSteps, fragment_steps, lower_to_inside
 from malis.segmentation.regions import group_by_pair
 from malis.volumes import VolumeSource
-from unet.geometry import Geometry
+from unet.network import FullyConvolutional
 
 SAMPLE = 2**22  # voxels that the threshold of the fragments comes from
 
@@ -56,17 +57,18 @@ class Recipe(NamedTuple):
     inside: float = HIGH
 
 
-def halo_of_network(geometry: Geometry) -> tuple[int, ...]:
+def halo_of_network(net: FullyConvolutional) -> tuple[int, ...]:
     """Return how far a block must be extended on each side, (z, y, x), to predict it.
 
     In a piece that begins on a multiple of the stride, a voxel at least `Geometry.context` from the
     edge does not feel it. From such a voxel the next ones, up to the next multiple, are up to
     ``stride - 1`` away and read no further back, so no voxel reads further than the sum of both.
-    Sections of a 2D network need no neighbours.
+    Along z, a 2D network needs the neighbours that it sees as channels, and no more.
     """
-    flat = (0,) * (3 - len(geometry.context))
+    across = (neighbours_of(net),) * (3 - net.ndim)
+    geometry = net.geometry
     reach = (c + s - 1 for c, s in zip(geometry.context, geometry.stride, strict=True))
-    return flat + tuple(reach)
+    return across + tuple(reach)
 
 
 def predict_block(
@@ -83,11 +85,11 @@ def predict_block(
     network reads, begins where its pooling does, and ends, at a border of the volume, with it.
     """
     net = _load(str(checkpoint), checkpoint.stat().st_mtime_ns).network
-    halo = halo_of_network(net.geometry)
+    halo = halo_of_network(net)
     outer = grow(block.box, halo, output.shape)
     stride = (1,) * (3 - net.ndim) + net.geometry.stride
     outer = tuple(slice(-(-a.start // s) * s, a.stop) for a, s in zip(outer, stride, strict=True))
-    raw = source[outer]
+    raw = stack_neighbours(source[outer], neighbours_of(net))
     try:
         affinities = predict(net, raw, tile=tile, device=device or _own_device(), progress=False)
     except ValueError as error:

@@ -50,6 +50,7 @@ class Training:
     patch: list[int] = field(default_factory=lambda: [128, 128])
     augment: bool = True
     boundary: int = 0
+    neighbours: int = 0
     batch_size: int = 4
     steps: int = 1500
     learning_rate: float = 2e-3
@@ -186,9 +187,20 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     cls = next(cls for cls in NETWORKS if cls.__name__ == kind)
     _check_keys("network.", network, ["type", "start", "offsets", *_arguments(cls)])
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
+    if training.neighbours:
+        arguments["in_channels"] = 1 + 2 * _check_neighbours(training)
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
     return Configuration(data, split, cls, arguments, weights, offsets, loss, training, dict(table))
+
+
+def _check_neighbours(training: Training) -> int:
+    if training.neighbours < 0 or len(training.patch) != 2:
+        raise ValueError(
+            "training.neighbours must be a number of sections, with training.patch [y, x], got "
+            f"{training.neighbours} and {training.patch}"
+        )
+    return training.neighbours
 
 
 def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:

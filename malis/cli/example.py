@@ -36,6 +36,7 @@ weight = 1.0
 patch = [128, 128]      # (y, x) trains in 2D, (z, y, x) in 3D
 augment = true          # flips, transpositions, elastic deformation, grey values
 boundary = 0            # voxels of each object that become background; 1 where labels touch
+neighbours = 0          # sections on each side that a 2D network sees, too; 2 in isotropic volumes
 batch_size = 4          # patches per step, of all devices together
 steps = 1500
 learning_rate = 2e-3    # the highest

@@ -10,6 +10,7 @@ from cremi_eval.io import CremiFile
 from malis.checkpoint import Model, load_model
 from malis.cli import files
 from malis.inference import predict
+from malis.neighbours import neighbours_of, stack_neighbours
 from malis.training import choose_device
 from malis.views import predict_views
 from malis.volumes import VolumeSource
@@ -62,14 +63,15 @@ def predict_source(
     source: VolumeSource, model: Model, options: argparse.Namespace, out: Any = None
 ) -> np.ndarray:
     """Predict a volume in one piece, on the device that is wanted; several times for --views."""
+    raw = stack_neighbours(source, neighbours_of(model.network))
     settings = {
         "tile": options.tile,
         "device": options.device or choose_device(),
         "progress": not options.quiet,
     }
     if not options.views:
-        return predict(model.network, source, out=out, **settings)
-    affinities = predict_views(model.network, source, model.offsets, **settings)
+        return predict(model.network, raw, out=out, **settings)
+    affinities = predict_views(model.network, raw, model.offsets, **settings)
     if out is not None:
         out[...] = affinities
     return affinities

@@ -101,6 +101,7 @@ def _train(
         network.output_size(settings.patch),
         augment=Augmentation() if settings.augment else None,
         boundary=settings.boundary,
+        neighbours=settings.neighbours,
         seed=settings.seed,
     )
     validation = [

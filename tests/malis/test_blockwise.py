@@ -17,6 +17,7 @@ from malis.blockwise.stages import Recipe, boundary_block, name_fragments
 from malis.checkpoint import load_model
 from malis.fcn import PlainCNN
 from malis.inference import predict
+from malis.neighbours import neighbours_of, stack_neighbours
 from malis.segmentation import (
     Hierarchy,
     agglomerate,
@@ -76,6 +77,7 @@ def test_a_halo_ends_at_the_border_of_the_volume():
         ("unet-3d-padded", (31, 32, 33)),
         ("unet-3d-flat-pools", (3, 53, 60)),
         ("unet-2d", (2, 45, 47)),
+        ("unet-2d-neighbours", (3, 45, 47)),
         ("cnn-3d", (9, 11, 20)),
     ],
 )
@@ -87,7 +89,8 @@ def test_affinities_are_those_of_one_piece(tmp_path, kind, block):
     model = write_model(tmp_path / "some.model", kind)
     report = predict_volume(source, tmp_path / "out.zarr", model, block=block, **QUIET)
     assert report["n_blocks"] > 3
-    expected = predict(load_model(model).network, raw, progress=False)
+    network = load_model(model).network
+    expected = predict(network, stack_neighbours(raw, neighbours_of(network)), progress=False)
     result = open_volume(tmp_path / "out.zarr")
     assert result.dtype == np.float32
     assert (result.resolution, result.offset) == (source.resolution, source.offset)
