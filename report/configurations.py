@@ -14,6 +14,15 @@ from malis.fcn import PlainCNN
 from unet import UNet
 
 SEEDS = (0, 1, 2)
+# Without the rows that look into the margin of FIB-25's labels.
+USUAL = (
+    "cnn-2009",
+    "unet-cross-entropy",
+    "unet-malis",
+    "unet-ce-then-malis",
+    "unet-ce-then-both",
+    "unet-both",
+)
 WEIGHT = 0.3  # of MALIS beside cross-entropy; like the windows, chosen on validation sections
 
 
@@ -62,6 +71,8 @@ class Data:
     boundary : int
         Voxels of every object that become background in training, see `malis.boundary`: where
         labels touch.
+    neighbours : int
+        Sections on each side that a 2D network sees as further channels, see `malis.neighbours`.
     whole : bool
         Whether MALIS sees whole patches where it comes after cross-entropy; else windows.
     batch : int
@@ -73,6 +84,8 @@ class Data:
     linkage : str
         Of the agglomeration that is compared: the key of `report.scoring.LINKAGES` with the best
         score on validation sections, averaged over the U-Nets.
+    methods : tuple of str
+        Keys of `METHODS` that are run; none stands for all of them.
     """
 
     volume: str
@@ -82,11 +95,13 @@ class Data:
     patch: tuple[int, ...] = (128, 128)
     window: int = 32
     boundary: int = 0
+    neighbours: int = 0
     whole: bool = False
     batch: int = 4
     steps: int = 1500
     mixed_precision: bool = True
     linkage: str = "mean_linkage"
+    methods: tuple[str, ...] = ()
 
     @property
     def offsets(self) -> Offsets:
@@ -133,13 +148,14 @@ class Method:
     peak_learning_rate: float = 2e-3
     boundary: int | None = None
 
-    def network_arguments(self, ndim: int) -> dict[str, Any]:
+    def network_arguments(self, ndim: int, neighbours: int = 0) -> dict[str, Any]:
         """Return the arguments of the network's class for 2 or 3 axes."""
+        inputs = {"in_channels": 1 + 2 * neighbours} if neighbours else {}
         if self.network is PlainCNN:
-            return {"n_affinities": ndim, "ndim": ndim}
+            return {"n_affinities": ndim, "ndim": ndim, **inputs}
         features = {2: 4, 3: 3}[ndim]  # 16 and 8 feature maps at full resolution
         depth = {2: 4, 3: 3}[ndim]
-        common = {"padding": True, "batch_norm": True}
+        common = {"padding": True, "batch_norm": True, **inputs}
         return {"n_classes": ndim, "ndim": ndim, "depth": depth, "wf": features, **common}
 
 
@@ -202,6 +218,18 @@ DATA: dict[str, Data] = {
         whole=True,
         steps=3000,
     ),
+    "fib25_neighbours": Data(
+        "fib25_train.hdf",
+        SectionSplit(range(130), range(135, 160), range(165, 200)),
+        "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+        linkage="quantile75",
+        boundary=1,
+        neighbours=2,
+        whole=True,
+        steps=2000,
+        mixed_precision=False,
+        methods=("unet-cross-entropy-as-labelled", "unet-cross-entropy", "unet-malis", "unet-both"),
+    ),
     "fib25_volume": Data(
         "fib25_train.hdf",
         SectionSplit(range(130), range(135, 160), range(165, 200)),
@@ -212,6 +240,7 @@ DATA: dict[str, Data] = {
         boundary=1,
         whole=True,
         batch=1,
+        methods=USUAL,
     ),
     "cremi_crop": Data(
         "cremi_sample_B_crop.hdf",
@@ -219,6 +248,7 @@ DATA: dict[str, Data] = {
         "CREMI sample B (Saalfeld, Funke, Turaga et al., cremi.org), crop of bigcat; research use "
         "with citation",
         boundary=2,
+        methods=USUAL,
     ),
 }
 
@@ -305,4 +335,5 @@ def runs(
         for s in seeds
         for m in methods
         if TRIALS[m].boundary != DATA[d].boundary
+        and (m not in METHODS or m in (DATA[d].methods or METHODS))
     ]

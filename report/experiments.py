@@ -74,7 +74,7 @@ def run(
     work.mkdir(parents=True, exist_ok=True)
     volume = load_volume(find_volume(source.volume))
     torch.manual_seed(seed)
-    arguments = recipe.network_arguments(len(source.patch))
+    arguments = recipe.network_arguments(len(source.patch), source.neighbours)
     network = recipe.network(**arguments)
     history = train_stages(network, source, recipe, volume, seed, steps, work / name)
     network.eval()
@@ -94,6 +94,7 @@ def run(
         "batch_size": source.batch,
         "patch": source.patch,
         "boundary": margin_of(source, recipe),
+        "neighbours": source.neighbours,
         "peak_learning_rate": recipe.peak_learning_rate,
         "precision": "bfloat16" if source.mixed_precision else "float32",
         "parameters": sum(weights.numel() for weights in network.parameters()),
@@ -149,7 +150,7 @@ def rescore(
     model = load_model(path)
     test = "mean" in results["scores"]["agglomeration"]
     scores = score(model.network, source, load_volume(find_volume(source.volume)), test)
-    arguments = TRIALS[method].network_arguments(len(source.patch))
+    arguments = TRIALS[method].network_arguments(len(source.patch), source.neighbours)
     save_model(path, model.network, arguments, model.offsets, {**model.card, "scores": scores})
     return {**results, "scores": scores}
 
@@ -189,6 +190,7 @@ def train_stages(
         network.output_size(source.patch),
         augment=Augmentation(),
         boundary=margin_of(source, recipe),
+        neighbours=source.neighbours,
         seed=seed,
     )
     sections = source.split.validation

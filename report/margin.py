@@ -52,7 +52,14 @@ def charges(model: Path, data: str, n_patches: int = PATCHES, seed: int = 0) -> 
     rows = []
     for margin in MARGINS:
         size = network.output_size(source.patch)
-        patches = PatchDataset(part, source.patch, size, boundary=margin, seed=seed)
+        patches = PatchDataset(
+            part,
+            source.patch,
+            size,
+            boundary=margin,
+            neighbours=source.neighbours,
+            seed=seed,
+        )
         found: dict[str, list[float]] = {name: [] for name in (*losses, "background")}
         for index in range(n_patches):
             raw, labels = patches[index]

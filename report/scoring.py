@@ -12,6 +12,7 @@ from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
 from malis.checks import Offsets
 from malis.dataset import LabelledVolume, relabel_components
 from malis.inference import predict
+from malis.neighbours import neighbours_of, stack_neighbours
 from malis.segmentation import (
     agglomerate,
     best_threshold,
@@ -75,10 +76,11 @@ def make_samples(
     Pieces of one neuron that do not touch within the sample are objects of their own: who sees
     nothing else cannot know that they meet outside.
     """
+    raw = stack_neighbours(part.raw, neighbours_of(network))
     if averaged:
-        predicted = predict_views(network, part.raw, offsets, progress=False)
+        predicted = predict_views(network, raw, offsets, progress=False)
     else:
-        predicted = predict(network, part.raw, progress=False)
+        predicted = predict(network, raw, progress=False)
     flat = len(offsets[0]) == 2
     affinities = list(np.moveaxis(predicted, 1, 0)) if flat else [predicted]
     labels = list(part.labels) if flat else [part.labels]
