@@ -86,6 +86,8 @@ class Data:
         score on validation sections, averaged over the U-Nets.
     methods : tuple of str
         Keys of `METHODS` that are run; none stands for all of them.
+    first : int
+        Section that is counted as number 0; those before it come after the last one.
     """
 
     volume: str
@@ -102,6 +104,7 @@ class Data:
     mixed_precision: bool = True
     linkage: str = "mean_linkage"
     methods: tuple[str, ...] = ()
+    first: int = 0
 
     @property
     def offsets(self) -> Offsets:
@@ -325,6 +328,39 @@ TRIALS: dict[str, Method] = METHODS | {
 }
 
 
+# Cross-validation: in how many folds every section is a test section once. A section lies between
+# those that are tested and those that are trained on wherever they would touch.
+FOLDS = {"isbi2012": 6}
+FOLD_METHODS = ("unet-cross-entropy", "unet-both")
+
+
+def fold_of(data: str, number: int) -> Data:
+    """Return a volume of which other sections are held out.
+
+    Parameters
+    ----------
+    data : str
+        Key of `FOLDS`.
+    number : int
+        Of the fold, from 0; its test sections follow on those of the fold before.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    ValueError
+        If there is no such fold.
+    """
+    if number not in range(FOLDS[data]):
+        raise ValueError(f"{data} has the folds 0 to {FOLDS[data] - 1}, got {number}")
+    source = DATA[data]
+    split = SectionSplit(source.split.train[1:], source.split.validation, source.split.test)
+    first = number * len(source.split.test)
+    return replace(source, split=split, first=first, mixed_precision=False)
+
+
 def runs(
     data: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
 ) -> list[tuple[str, str, int]]:
@@ -336,4 +372,17 @@ def runs(
         for m in methods
         if TRIALS[m].boundary != DATA[d].boundary
         and (m not in METHODS or m in (DATA[d].methods or METHODS))
+    ]
+
+
+def fold_runs(
+    data: Sequence[str], methods: Sequence[str], folds: Sequence[int] | None = None
+) -> list[tuple[str, str, int]]:
+    """List the runs of the cross-validations, all methods of a fold before the next fold."""
+    return [
+        (d, m, k)
+        for d in data
+        if d in FOLDS
+        for k in (range(FOLDS[d]) if folds is None else folds)
+        for m in methods
     ]

@@ -3,11 +3,13 @@
     python -m report.experiments                   every run that has no result yet
     python -m report.experiments --only isbi2012 --methods unet-both --seeds 0
     python -m report.experiments --trials --only fib25 --seeds 0 --steps 400
+    python -m report.experiments --folds           every section is a test section once
     python -m report.experiments --rescore         segment and score anew with the trained networks
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
 
 A run writes ``report/results/runs/<data>_<method>_<seed>.json``; a trial, which sees no test
-section, ``report/results/trials/...``. One that was killed goes on from its checkpoint in
+section, ``report/results/trials/...``; a fold ``report/results/folds/<data>_<method>_<fold>.json``,
+with its number as seed. One that was killed goes on from its checkpoint in
 ``results/experiments/``; a finished one is left out.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,19 @@ from malis.augmentation import Augmentation
 from malis.checkpoint import load_model, save_model
 from malis.dataset import LabelledVolume, PatchDataset, load_volume
 from malis.training import History, choose_device, train
-from report.configurations import DATA, METHODS, SEEDS, TRIALS, Data, Decay, Method, runs
+from report.configurations import (
+    DATA,
+    FOLD_METHODS,
+    METHODS,
+    SEEDS,
+    TRIALS,
+    Data,
+    Decay,
+    Method,
+    fold_of,
+    fold_runs,
+    runs,
+)
 from report.record import RESULTS, ROOT, write_results
 from report.scoring import score_network, validator
 
@@ -45,6 +60,7 @@ def run(
     steps: int | None = None,
     work: Path = WORK,
     test: bool = True,
+    fold: int | None = None,
 ) -> dict[str, Any]:
     """Train one network and score it.
 
@@ -62,17 +78,19 @@ def run(
         Where the checkpoint and the trained model go.
     test : bool
         Whether the test sections are scored.
+    fold : int, optional
+        Of a cross-validation, see `report.configurations.fold_of`.
 
     Returns
     -------
     dict
         Configuration, scores, learning curves and seconds per step; JSON-able.
     """
-    source, recipe = DATA[data], TRIALS[method]
+    source, recipe = DATA[data] if fold is None else fold_of(data, fold), TRIALS[method]
     steps = source.steps if steps is None else steps
     name = file_name(data, method, seed)
     work.mkdir(parents=True, exist_ok=True)
-    volume = load_volume(find_volume(source.volume))
+    volume = load_sections(source)
     torch.manual_seed(seed)
     arguments = recipe.network_arguments(len(source.patch), source.neighbours)
     network = recipe.network(**arguments)
@@ -84,6 +102,7 @@ def run(
         "split": {
             name: str(getattr(source.split, name)) for name in ("train", "validation", "test")
         },
+        "first_section": source.first,
         "method": method,
         "title": recipe.title,
         "losses": [
@@ -109,6 +128,15 @@ def run(
     }
     save_model(work / f"{name}.model", network, arguments, source.offsets, results)
     return results
+
+
+def load_sections(source: Data) -> LabelledVolume:
+    """Read a volume, its sections counted as the configuration has it."""
+    volume = load_volume(find_volume(source.volume))
+    if not source.first:
+        return volume
+    raw, labels = (np.roll(array, -source.first, axis=0) for array in (volume.raw, volume.labels))
+    return replace(volume, raw=raw, labels=labels)
 
 
 def score(
@@ -149,7 +177,7 @@ def rescore(
     path = work / f"{file_name(data, method, seed)}.model"
     model = load_model(path)
     test = "mean" in results["scores"]["agglomeration"]
-    scores = score(model.network, source, load_volume(find_volume(source.volume)), test)
+    scores = score(model.network, source, load_sections(source), test)
     arguments = TRIALS[method].network_arguments(len(source.patch), source.neighbours)
     save_model(path, model.network, arguments, model.offsets, {**model.card, "scores": scores})
     return {**results, "scores": scores}
@@ -265,9 +293,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
     parser.add_argument("--methods", nargs="+", choices=TRIALS, metavar="METHOD")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 1 2, or all folds")
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
     parser.add_argument("--steps", type=int, help="of a trial; by default those of the runs")
+    parser.add_argument("--folds", action="store_true", help="cross-validate; seeds are the folds")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
     options = parser.parse_args()
@@ -276,13 +305,23 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
     if options.steps and not options.trials:
         parser.error("--steps: only with --trials")
-    folder, work = ("trials", WORK / "trials") if options.trials else ("runs", WORK)
+    if options.folds and (options.trials or options.rescore):
+        parser.error("--folds: neither with --trials nor with --rescore")
+    folder = "trials" if options.trials else "folds" if options.folds else "runs"
+    work = WORK if folder == "runs" else WORK / folder
     device = str(choose_device())
-    for data, method, seed in runs(options.only, methods, options.seeds):
+    if options.folds:
+        grid = fold_runs(options.only, options.methods or FOLD_METHODS, options.seeds)
+    else:
+        grid = runs(options.only, methods, options.seeds or SEEDS)
+    for data, method, seed in grid:
         name = f"{folder}/{file_name(data, method, seed)}"
         path = RESULTS / f"{name}.json"
         if options.quick:
-            results = run(data, method, seed, steps=QUICK_STEPS, work=WORK / "quick")
+            fold = seed if options.folds else None
+            results = run(
+                data, method, seed, steps=QUICK_STEPS, work=WORK / "quick" / folder, fold=fold
+            )
         elif options.rescore:
             if not path.exists() or not (work / f"{path.stem}.model").exists():
                 continue
@@ -295,7 +334,13 @@ def main() -> None:
             continue
         else:
             results = run(
-                data, method, seed, steps=options.steps, work=work, test=not options.trials
+                data,
+                method,
+                seed,
+                steps=options.steps,
+                work=work,
+                test=not options.trials,
+                fold=seed if options.folds else None,
             )
             write_results(name, results, device=device)
         chosen = {

@@ -160,3 +160,39 @@ def test_the_linkage_of_a_volume_is_the_best_on_its_validation_sections():
             continue
         means = {linkage: np.mean([score[linkage] for score in scores]) for linkage in LINKAGES}
         assert min(means, key=means.get) == data.linkage, (name, means)
+
+
+def test_every_section_is_a_test_section_once_and_never_a_neighbour_of_what_is_trained_on():
+    for name, n_folds in configurations.FOLDS.items():
+        n_sections = len(set().union(*map(set, vars(configurations.DATA[name].split).values())))
+        tested = []
+        for number in range(n_folds):
+            fold = configurations.fold_of(name, number)
+            train, validation, test = (
+                {(fold.first + section) % n_sections for section in part}
+                for part in vars(fold.split).values()
+            )
+            assert not (train & validation or train & test or validation & test)
+            around = {(section + step) % n_sections for section in test for step in (-1, 1)}
+            assert not around & train
+            tested += test
+        assert sorted(tested) == list(range(n_sections))
+        with pytest.raises(ValueError, match=f"the folds 0 to {n_folds - 1}, got {n_folds}"):
+            configurations.fold_of(name, n_folds)
+
+
+def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
+    monkeypatch.setitem(configurations.FOLDS, "small", 3)
+    source = configurations.fold_of("small", 2)
+    plain = experiments.load_sections(configurations.DATA["small"])
+    turned = experiments.load_sections(source)
+    np.testing.assert_array_equal(turned.labels, plain.labels[[4, 5, 0, 1, 2, 3]])
+    np.testing.assert_array_equal(turned.raw[0], plain.raw[4])
+    results = experiments.run("small", "cnn-2009", seed=2, work=small_world / "work", fold=2)
+    assert results["first_section"] == 4
+    assert len(results["scores"]["agglomeration"]["sections"]) == 2
+    assert configurations.fold_runs(["small", "fib25"], ["unet-both"]) == [
+        ("small", "unet-both", 0),
+        ("small", "unet-both", 1),
+        ("small", "unet-both", 2),
+    ]
