@@ -26,6 +26,7 @@ import typst
 
 from report import diagrams, figures
 from report.configurations import DATA
+from report.folds import missing_folds
 from report.gathered import collect, missing_benchmarks
 from report.record import RESULTS, ROOT
 from report.runs import GALLERY, load_runs, missing_pictures, missing_runs
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "cost": figures.draw_cost,
     "phases": figures.draw_phases,
     "scores": figures.draw_scores,
+    "folds": figures.draw_folds,
     "split_merge": figures.draw_split_merge,
     "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,
@@ -173,6 +175,10 @@ def what_is_missing(results: Path = RESULTS) -> list[str]:
     lines = [
         f"{len(group['methods']) * len(group['seeds'])} runs on {group['data']}: {group['command']}"
         for group in missing_runs(found)
+    ]
+    lines += [
+        f"{entry['runs']} runs of the cross-validation on {entry['data']}: {entry['command']}"
+        for entry in missing_folds(results)
     ]
     lines += [f"{entry['name']}: {entry['command']}" for entry in missing_benchmarks(results)]
     lines += [

@@ -23,7 +23,8 @@ from malis.checkpoint import load_model
 from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments, inside_threshold
-from report.configurations import DATA, METHODS
+from report.configurations import DATA, FOLD_METHODS, FOLDS, METHODS
+from report.folds import fold_table, load_folds, section_scores
 from report.gathered import QUALITY_TITLES
 from report.record import RESULTS, ROOT
 from report.runs import MAIN, load_runs, score_of, title_of
@@ -247,6 +248,42 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
         ax.set_title(title_of(data), fontsize=8)  # whatever the fonts of a notebook are
         ax.tick_params(axis="y", labelsize=7)
     figure.tight_layout()
+    return figure
+
+
+def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw the score of every section by one loss over that by the other, a panel a reading.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while no fold has both.
+    """
+    tables = [table for data in FOLDS if (table := fold_table(data, results))]
+    if not tables:
+        return None
+    panels = [(table, row) for table in tables for row in table["rows"]]
+    figure, axes = _grid([row["name"] for _, row in panels], height=1.75, columns=4)
+    baseline, method = FOLD_METHODS
+    for ax, (table, row) in zip(axes, panels, strict=False):
+        found, reach = load_folds(table["key"], results), 0.0
+        for fold in sorted(set(found[baseline]) & set(found[method])):
+            theirs, ours = (section_scores(found[m][fold], row["key"]) for m in FOLD_METHODS)
+            colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
+            ax.plot(list(theirs.values()), list(ours.values()), "o", color=colour, ms=3.5)
+            reach = max(reach, *theirs.values(), *ours.values())
+        ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
+        ax.set(xlim=(0, 1.05 * reach), ylim=(0, 1.05 * reach), aspect="equal")
+        ax.set_title(row["name"].replace(", ", ",\n"), fontsize=8)
+        ax.set_xlabel("cross-entropy")
+        ax.locator_params(nbins=4)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("both losses")
+    figure.tight_layout(w_pad=0.5)
     return figure
 
 

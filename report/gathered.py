@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from report.comparisons import data_table, loss_settings, summarise, training_costs, trial_table
-from report.configurations import DATA
+from report.configurations import DATA, FOLDS
 from report.examples import grid_example, rounds_example, weak_pixel_example
+from report.folds import fold_table, missing_folds
 from report.record import RESULTS, ROOT
 from report.runs import gallery_cards, load_runs, methods_of, missing_runs, statistics
 
@@ -68,6 +69,8 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "loss_settings": loss_settings(found),
         "trials": trial_table(results),
         "margin": _read(results / "margin.json"),
+        "folds": [table for data in FOLDS if (table := fold_table(data, results))],
+        "missing_folds": missing_folds(results),
         "has_validation": any(
             run.get("validation_curve") for by_seed in found.values() for run in by_seed.values()
         ),
@@ -214,7 +217,8 @@ def _sources(results: Path) -> list[dict[str, Any]]:
             for method in methods_of(data)
             for path in sorted((results / "runs").glob(f"{data}_{method}_*.json"))
         ]
-    groups["trials/*.json"] = sorted((results / "trials").glob("*.json"))
+    for folder in ("folds", "trials"):
+        groups[f"{folder}/*.json"] = sorted((results / folder).glob("*.json"))
     rows = []
     for name, paths in groups.items():
         contents = [path.read_bytes() for path in paths if path.exists()]

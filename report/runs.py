@@ -14,7 +14,7 @@ TITLES = {
     "synthetic": "Synthetic sample",
     "isbi2012": "ISBI 2012",
     "fib25": "FIB-25, sections",
-    "fib25_neighbours": "FIB-25, sections with neighbours",
+    "fib25_neighbours": "FIB-25, neighbours",
     "fib25_volume": "FIB-25, volume",
     "cremi_crop": "CREMI B, crop",
 }

@@ -1,0 +1,122 @@
+"""What the cross-validations say: losses compared on every section of a volume.
+
+Sections of one fold share two networks, so their differences are not independent. The standard
+error is therefore that of the folds' mean differences: few, but each from networks and sections of
+its own.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from report.configurations import DATA, FOLD_METHODS, FOLDS, METHODS, fold_runs
+from report.record import RESULTS
+from report.runs import MAIN, VIEWS, title_of
+
+READINGS = {
+    MAIN: "agglomeration",
+    f"{VIEWS}{MAIN}": "agglomeration, all views",
+    "threshold_watershed": "threshold + watershed",
+    f"{VIEWS}threshold_watershed": "threshold + watershed, all views",
+}
+
+
+def load_folds(data: str, results: Path = RESULTS) -> dict[str, dict[int, dict[str, Any]]]:
+    """Read the runs of a cross-validation.
+
+    Parameters
+    ----------
+    data : str
+        Key of `FOLDS`.
+    results : Path
+
+    Returns
+    -------
+    dict
+        From the method to its runs by fold; a method without any is left out.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for _, method, fold in fold_runs([data], FOLD_METHODS):
+        path = results / "folds" / f"{data}_{method}_{fold}.json"
+        if path.exists():
+            found.setdefault(method, {})[fold] = json.loads(path.read_text())
+    return found
+
+
+def section_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
+    """Return the CREMI score of every held-out section, by its number in the volume."""
+    source = DATA[run["data"]]
+    n_sections = FOLDS[run["data"]] * len(source.split.test)
+    scores = [one["cremi_score"] for one in run["scores"][reading]["sections"]]
+    return {
+        (run["first_section"] + section) % n_sections: score
+        for section, score in zip(source.split.test, scores, strict=True)
+    }
+
+
+def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
+    """Compare cross-entropy with both losses on the sections of all folds that have both.
+
+    Parameters
+    ----------
+    data : str
+        Key of `FOLDS`.
+    results : Path
+
+    Returns
+    -------
+    dict or None
+        ``title``, ``baseline`` and ``name`` of the methods, ``folds`` and ``planned`` folds,
+        ``sections``; for each reading of `READINGS` a row with the mean CREMI scores ``ours`` and
+        ``theirs``, their mean ``difference`` with its standard ``error``, and in how many sections
+        and folds ours is lower. None with fewer than two folds.
+    """
+    found = load_folds(data, results)
+    baseline, method = FOLD_METHODS
+    common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
+    if len(common) < 2:
+        return None
+    rows = []
+    for reading, name in READINGS.items():
+        pairs = [
+            [section_scores(found[m][fold], reading) for m in (method, baseline)] for fold in common
+        ]
+        differences = [[ours[z] - theirs[z] for z in ours] for ours, theirs in pairs]
+        folds = [mean(fold) for fold in differences]
+        sections = [one for fold in differences for one in fold]
+        rows.append(
+            {
+                "key": reading,
+                "name": name,
+                "ours": mean(score for ours, _ in pairs for score in ours.values()),
+                "theirs": mean(score for _, theirs in pairs for score in theirs.values()),
+                "difference": mean(sections),
+                "error": stdev(folds) / len(folds) ** 0.5,
+                "lower_sections": sum(one < 0 for one in sections),
+                "lower_folds": sum(one < 0 for one in folds),
+            }
+        )
+    return {
+        "key": data,
+        "title": title_of(data),
+        "name": METHODS[method].title,
+        "baseline": METHODS[baseline].title,
+        "folds": len(common),
+        "planned": FOLDS[data],
+        "sections": len(common) * len(DATA[data].split.test),
+        "rows": rows,
+    }
+
+
+def missing_folds(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """List the cross-validations that are not complete: how many runs are missing, the command."""
+    missing = []
+    for data in FOLDS:
+        found = load_folds(data, results)
+        planned = fold_runs([data], FOLD_METHODS)
+        lacking = sum(fold not in found.get(method, {}) for _, method, fold in planned)
+        if lacking:
+            command = f"python -m report.experiments --folds --only {data}"
+            missing.append({"data": data, "runs": lacking, "command": command})
+    return missing
