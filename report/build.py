@@ -38,6 +38,7 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "phases": figures.draw_phases,
     "scores": figures.draw_scores,
     "folds": figures.draw_folds,
+    "readings": figures.draw_readings,
     "split_merge": figures.draw_split_merge,
     "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,

@@ -7,7 +7,16 @@ from statistics import mean
 from typing import Any
 
 from report.configurations import DATA, METHODS, SEEDS, TRIALS, runs
-from report.runs import MAIN, VIEWS, is_cross_entropy, methods_of, score_of, statistics, title_of
+from report.runs import (
+    MAIN,
+    VIEWS,
+    baseline_of,
+    is_cross_entropy,
+    methods_of,
+    score_of,
+    statistics,
+    title_of,
+)
 
 SCORES = ("voi_split", "voi_merge", "rand", "cremi_score")
 POST_PROCESSING = {
@@ -72,6 +81,7 @@ def data_table(data: str, found: dict) -> dict[str, Any]:
         "steps": sorted({run["steps"] for run in examples}) or [source.steps],
         "rows": rows,
         "boundary": source.boundary,
+        "neighbours": source.neighbours,
         "linkage": POST_PROCESSING[source.linkage],
         "kinds": [{"key": kind, "name": POST_PROCESSING[kind]} for kind in kinds],
         "best": best
@@ -141,8 +151,6 @@ def section_range(same: Iterable[dict[str, Any]]) -> list[float] | None:
 def compare_with_baseline(data: str, found: dict) -> list[dict[str, Any]]:
     """Compare every U-Net that learned from MALIS with cross-entropy alone, seed by seed.
 
-    Where cross-entropy has several rows, the baseline is the one with the lowest mean CREMI score.
-
     Parameters
     ----------
     data : str
@@ -154,17 +162,14 @@ def compare_with_baseline(data: str, found: dict) -> list[dict[str, Any]]:
         For each U-Net that shares seeds with it: the number of common seeds, in how many the
         CREMI score was lower, and both means over the common seeds.
     """
-    by_method = {m: found[data, m] for m in methods_of(data) if (data, m) in found}
-    plain = [m for m, own in by_method.items() if all(map(is_cross_entropy, own.values()))]
-    if not plain:
+    baseline = baseline_of(data, found)
+    if baseline is None:
         return []
-    baseline = min(
-        plain, key=lambda m: mean(score_of(run, "cremi_score") for run in by_method[m].values())
-    )
+    by_method = {m: found[data, m] for m in methods_of(data) if (data, m) in found}
     network = METHODS[baseline].network
     rows = []
     for method, ours in by_method.items():
-        if method in plain or METHODS[method].network is not network:
+        if all(map(is_cross_entropy, ours.values())) or METHODS[method].network is not network:
             continue
         theirs = by_method[baseline]
         common = sorted(set(ours) & set(theirs))

@@ -4,6 +4,7 @@ The report and the slides take them as vectors (`report.build`), README and benc
 Those that only explain are in `report.diagrams`, pictures of tissue come from `report.gallery`.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from malis.segmentation import agglomerate, fragments, inside_threshold
 from report.configurations import DATA, FOLD_METHODS, FOLDS, METHODS
 from report.folds import fold_table, load_folds, section_scores
 from report.gathered import QUALITY_TITLES
+from report.readings import READINGS, gains
 from report.record import RESULTS, ROOT
 from report.runs import MAIN, load_runs, score_of, title_of
 
@@ -287,6 +289,43 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
     return figure
 
 
+def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw what both losses gain over cross-entropy in every reading, with standard errors.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while no volume has two pairs of runs.
+    """
+    rows = gains(results)
+    if not rows:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
+    for ax, all_views in zip(axes, (False, True), strict=True):
+        for number, row in enumerate(rows):
+            cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
+            places = np.arange(len(cells)) + 0.14 * (number - (len(rows) - 1) / 2)
+            colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
+            ax.errorbar(
+                places, [cell["mean"] for cell in cells], [cell["error"] for cell in cells],
+                fmt=marker, ms=4.5, capsize=2.5, color=colour,
+                label=f"{row['title']}, {row['pairs']} {row['unit']}",
+            )  # fmt: skip
+        names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
+        ax.set_xticks(range(len(names)), names)
+        ax.axhline(0, color="0.5", linewidth=1, zorder=0)
+        ax.set_title("mean over all views" if all_views else "one view")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("gain in CREMI score")
+    figure.tight_layout()
+    _add_legend(figure, axes[0])
+    return figure
+
+
 def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
     """Draw VOI merge over VOI split of the test sections, one curve a method (its first seed).
 
@@ -378,7 +417,7 @@ def draw_learning(results: Path = RESULTS) -> plt.Figure | None:
             ax.set(xlim=(0, None), ylim=(0, None))
             ax.locator_params(axis="x", nbins=2)
             if label == rows[0][0]:
-                ax.set_title(title_of(data), fontsize=8)
+                ax.set_title(title_of(data).replace(", ", ",\n"), fontsize=8)
             if label != rows[-1][0]:
                 ax.set_xlabel("")
     figure.tight_layout(w_pad=0.4)
@@ -442,11 +481,20 @@ def _add_legend(figure: plt.Figure, ax: plt.Axes) -> None:
 
 def main() -> None:
     """Draw the figures of README and benchmark page anew."""
+    drawings = {
+        "road": (draw_road, 80),
+        "pull": (draw_pull, 80),
+        "cost": (draw_cost, 80),
+        "readings": (draw_readings, 110),
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=drawings, default=list(drawings))
     mpl.use("Agg")
     FIGURES.mkdir(exist_ok=True)
-    for name, draw in (("road", draw_road), ("pull", draw_pull), ("cost", draw_cost)):
+    for name in parser.parse_args().only:
+        draw, dpi = drawings[name]
         path = FIGURES / f"{name}.png"
-        draw().savefig(path, dpi=80, bbox_inches="tight")
+        draw().savefig(path, dpi=dpi, bbox_inches="tight")
         print(path.relative_to(ROOT))
 
 

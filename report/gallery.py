@@ -7,7 +7,8 @@
 Real volumes are not part of the repository, so the pictures are:
 ``report/figures/gallery/<data>_<section>/`` holds one small PNG a panel and ``card.json``, which
 says whose tissue it is and under what terms, which network drew which panel at which threshold,
-and how each scored on this very section. A panel is drawn again when its network has changed.
+and how each scored on this very section. Beside the borders of a network lies a picture of its
+affinities. A panel is drawn again when its network has changed.
 Networks are those of `report.experiments` (``results/experiments``), else those that the repository
 brings (``data/models``).
 """
@@ -15,7 +16,7 @@ brings (``data/models``).
 import argparse
 import hashlib
 import json
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def shown_sections(test: range) -> list[int]:
     return sorted({test[0], test[len(test) // 2]})
 
 
-def segment_test(model: Model, volume: LabelledVolume, test: range) -> np.ndarray:
+def segment_test(
+    model: Model, volume: LabelledVolume, test: range
+) -> tuple[np.ndarray, np.ndarray]:
     """Segment the test sections with the threshold that the validation sections chose.
 
     Parameters
@@ -95,15 +98,20 @@ def segment_test(model: Model, volume: LabelledVolume, test: range) -> np.ndarra
 
     Returns
     -------
-    (len(test), y, x) uint64 array
+    segments : (len(test), y, x) uint64 array
+    affinities : (len(test), y, x) float32 array
+        Means over the channels.
     """
     threshold = model.card["scores"][MAIN]["threshold"]
     linkage = LINKAGES[DATA[model.card["data"]].linkage]
+    samples = make_samples(model.network, model.offsets, volume.sections(test))
     cuts = [
         agglomerate(s.affinities, model.offsets, s.fragments, **linkage).cut(threshold)
-        for s in make_samples(model.network, model.offsets, volume.sections(test))
+        for s in samples
     ]
-    return np.concatenate([cut[None] if cut.ndim == 2 else cut for cut in cuts])
+    shape = (len(test), *volume.raw.shape[1:])  # of sections one by one, and of a volume
+    means = [s.affinities.mean(axis=0) for s in samples]
+    return np.stack(cuts).reshape(shape), np.stack(means).reshape(shape)
 
 
 def score_section(
@@ -122,29 +130,26 @@ def window_of(shape: tuple[int, ...]) -> tuple[slice, ...]:
     )
 
 
-def save_panel(path: Path, raw: np.ndarray, labels: np.ndarray | None, colour: str) -> None:
-    """Draw tissue, and borders if there are any, one pixel a pixel, as a PNG of few colours.
+def save_panel(path: Path, show: Callable[..., None], picture: np.ndarray, *others: Any) -> None:
+    """Draw a picture one pixel a pixel, as a PNG of few colours.
 
     Parameters
     ----------
     path : Path
-    raw : (y, x) uint8 array
-    labels : (y, x) integer array or None
-    colour : str
-        Of the borders.
+    show : callable
+        Of `malis.plotting`; takes axes, the picture and the other arguments.
+    picture : (y, x) array
+    *others
     """
-    figure = plt.figure(figsize=(raw.shape[1] / 100, raw.shape[0] / 100), dpi=100)
+    figure = plt.figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
-    if labels is None:
-        plotting.show_raw(ax, raw)
-    else:
-        plotting.show_borders(ax, raw, labels, colour)
+    show(ax, picture, *others)
     figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     plt.close(figure)
     part = path.with_suffix(".part")
-    picture.quantize(GREYS, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
+    image.quantize(GREYS, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
     part.replace(path)
 
 
@@ -158,8 +163,8 @@ def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> P
     section : int
         Number of the section in its volume.
     fresh : dict
-        For each method: ``segments`` (y, x), ``seed``, ``sha256`` and ``threshold``. Panels of
-        other methods stay as they are.
+        For each method: ``segments`` and mean ``affinities`` (y, x), ``seed``, ``sha256`` and
+        ``threshold``. Panels of other methods stay as they are.
 
     Returns
     -------
@@ -172,13 +177,17 @@ def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> P
     window = window_of(raw.shape)
     folder = GALLERY / f"{data}_{section}"
     folder.mkdir(parents=True, exist_ok=True)
-    save_panel(folder / "raw.png", raw[window], None, plotting.TRUTH)
-    save_panel(folder / "truth.png", raw[window], truth[window], plotting.TRUTH)
+    save_panel(folder / "raw.png", plotting.show_raw, raw[window])
+    borders = plotting.show_borders
+    save_panel(folder / "truth.png", borders, raw[window], truth[window], plotting.TRUTH)
     panels = read_card(data, section).get("networks", {})
     for method, found in fresh.items():
-        save_panel(folder / f"{method}.png", raw[window], found["segments"][window], plotting.FOUND)
+        segments, affinities = found["segments"][window], found["affinities"][window]
+        save_panel(folder / f"{method}.png", borders, raw[window], segments, plotting.FOUND)
+        save_panel(folder / f"{method}_affinities.png", plotting.show_affinity, affinities)
         panels[method] = {
             "title": METHODS[method].title,
+            "affinities": f"{method}_affinities",
             **{key: found[key] for key in ("seed", "sha256", "threshold")},
             **{key: environment()[key] for key in ("date", "revision")},
             "scores": score_section(truth, found["segments"], source.ignore),
@@ -222,7 +231,8 @@ def refresh(data: str) -> list[Path]:
     stale = {}
     for method, (seed, path) in models_of(data).items():
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        if any(card.get(method, {}).get("sha256") != sha256 for card in cards.values()):
+        known = [card.get(method, {}) for card in cards.values()]
+        if any(one.get("sha256") != sha256 or "affinities" not in one for one in known):
             stale[method] = {"seed": seed, "sha256": sha256, "path": path}
     if not stale:
         return []
@@ -237,21 +247,20 @@ def refresh(data: str) -> list[Path]:
     written = []
     for section in sections:
         place = source.split.test.index(section)
-        fresh = {method: {**f, "segments": f["volume"][place]} for method, f in stale.items()}
+        fresh = {
+            method: found | {"segments": segments[place], "affinities": affinities[place]}
+            for method, found in stale.items()
+            for segments, affinities in [found["volume"]]
+        }
         written.append(draw_section(data, section, fresh))
     return written
 
 
-def picture_table(n_sections: int = 4) -> str:
+def picture_table() -> str:
     """Write a Markdown table for the README: tissue, truth and our borders on real sections.
 
-    Every volume shows one section before any shows a second one. "Ours" is the method with the
+    A volume shows one section, the middle one of its test sections. "Ours" is the method with the
     best mean CREMI score on that volume among those that have a picture.
-
-    Parameters
-    ----------
-    n_sections : int
-        Rows at most.
 
     Returns
     -------
@@ -259,14 +268,9 @@ def picture_table(n_sections: int = 4) -> str:
     """
     tables = {table["key"]: table for table in collect()["tables"]}
     cards = [card for card in gallery_cards(load_runs()) if card["data"] != "synthetic"]
-    seen: Counter[str] = Counter()
-    turns = []
-    for card in cards:
-        turns.append(seen[card["data"]])
-        seen[card["data"]] += 1
-    ordered = [cards[place] for place in np.argsort(turns, kind="stable")]
+    middle = {card["data"]: card for card in cards}  # sections come in ascending order
     lines = ["| | tissue | ground truth | ours |", "|---|---|---|---|"]
-    for card in ordered[:n_sections]:
+    for card in middle.values():
         rows = [
             row
             for row in tables[card["data"]]["rows"]

@@ -15,6 +15,7 @@ from report.comparisons import data_table, loss_settings, summarise, training_co
 from report.configurations import DATA, FOLDS
 from report.examples import grid_example, rounds_example, weak_pixel_example
 from report.folds import fold_table, missing_folds
+from report.readings import gains
 from report.record import RESULTS, ROOT
 from report.runs import gallery_cards, load_runs, methods_of, missing_runs, statistics
 
@@ -70,6 +71,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "trials": trial_table(results),
         "margin": _read(results / "margin.json"),
         "folds": [table for data in FOLDS if (table := fold_table(data, results))],
+        "readings": gains(results),
         "missing_folds": missing_folds(results),
         "has_validation": any(
             run.get("validation_curve") for by_seed in found.values() for run in by_seed.values()

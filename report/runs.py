@@ -78,6 +78,28 @@ def is_cross_entropy(run: dict[str, Any]) -> bool:
     return "AffinityCrossEntropy" in losses and not re.search("MalisLoss|MaximinLoss", losses)
 
 
+def baseline_of(data: str, found: dict) -> str | None:
+    """Name the cross-entropy that others are compared with: of several, the best on test sections.
+
+    Parameters
+    ----------
+    data : str
+    found : dict
+        From `load_runs`.
+
+    Returns
+    -------
+    str or None
+        Key of `METHODS`; None where cross-entropy has not run.
+    """
+    means = {
+        method: mean(score_of(run, "cremi_score") for run in found[data, method].values())
+        for method in methods_of(data)
+        if (data, method) in found and all(map(is_cross_entropy, found[data, method].values()))
+    }
+    return min(means, key=means.get, default=None)
+
+
 def missing_runs(found: dict) -> list[dict[str, Any]]:
     """List the runs of the grid that have no result, with the command for each group of them.
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from report import figures, folds
+from report import figures, folds, readings
 from report.configurations import FOLD_METHODS, FOLDS
 
 
@@ -19,11 +19,17 @@ def results(tmp_path):
         (baseline, 2): [0.0, 0.0, 0.0, 0.0],  # its partner has not run
     }
     for (name, fold), values in scores.items():
-        one = {"sections": [{"cremi_score": value} for value in values]}
+        one = {
+            "sections": [{"cremi_score": value} for value in values],
+            "mean": {"cremi_score": sum(values) / len(values)},
+        }
         run = {
             "data": "isbi2012",
             "first_section": 4 * fold,
-            "scores": dict.fromkeys(folds.READINGS, one),
+            "seed": fold,
+            "method": name,
+            "losses": [{"name": "AffinityCrossEntropy" if name == baseline else "MalisLoss"}],
+            "scores": dict.fromkeys([*folds.READINGS, *readings.READINGS], one),
         }
         (tmp_path / "folds" / f"isbi2012_{name}_{fold}.json").write_text(json.dumps(run))
     return tmp_path
@@ -62,3 +68,21 @@ def test_every_section_is_drawn(results):
     figure = figures.draw_folds(results)
     drawn = [point for ax in figure.axes for line in ax.lines[:-1] for point in line.get_xydata()]
     assert len(drawn) == 8 * len(folds.READINGS)
+
+
+def test_what_both_losses_gain_by_hand(results):
+    (row,) = readings.gains(results)
+    assert (row["key"], row["unit"], row["pairs"]) == ("isbi2012", "folds", 2)
+    assert [cell["key"] for cell in row["cells"]][:4] == list(readings.READINGS)
+    for cell in row["cells"]:
+        assert cell["mean"] == pytest.approx(0.2)
+        assert cell["error"] == pytest.approx(0.1)
+        assert cell["ahead"] == 2
+
+
+def test_without_folds_seeds_are_paired(results):
+    (results / "folds").rename(results / "runs")
+    (row,) = readings.gains(results)
+    assert (row["unit"], row["pairs"]) == ("seeds", 2)
+    assert row["cells"][0]["mean"] == pytest.approx(0.2)
+    assert figures.draw_readings(results) is not None

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("data", ["isbi2012", "fib25", "synthetic"])
+@pytest.mark.parametrize("data", ["isbi2012", "fib25", "fib25_neighbours", "synthetic"])
 def test_the_tables_of_results_are_those_of_the_runs(data):
     assert table(data) in README
 

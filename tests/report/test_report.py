@@ -182,6 +182,7 @@ def test_pictures_of_tissue_say_what_they_are():
         assert card["source"] == DATA[card["data"]].source
         assert card["section"] in DATA[card["data"]].split.test
         pictures = {"raw", "truth", *card["networks"]}
+        pictures |= {one["affinities"] for one in card["networks"].values() if "affinities" in one}
         assert pictures <= {picture.stem for picture in path.parent.glob("*.png")}
         for network in card["networks"].values():
             assert {"seed", "sha256", "threshold", "revision", "scores"} <= set(network)

@@ -1,0 +1,97 @@
+"""What MALIS gains, by how segments are read off the affinities.
+
+Networks that learned from cross-entropy and from both losses are read in ways that differ in how
+much evidence they want before they join two segments: a single strong edge (threshold and
+watershed, single linkage), the mean of a boundary, most of it (a quantile); from one view or from
+the mean over all. `gains` puts the differences side by side.
+"""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from report.configurations import DATA, FOLD_METHODS, FOLDS
+from report.folds import load_folds
+from report.record import RESULTS
+from report.runs import VIEWS, baseline_of, load_runs, score_of, title_of
+
+READINGS = {  # from the most fragile to the most robust
+    "threshold_watershed": "threshold + watershed",
+    "single_linkage": "single linkage",
+    "mean_linkage": "mean linkage",
+    "quantile75": "75 % quantile",
+}
+OURS = "unet-both"
+
+
+def pairs_of(data: str, results: Path = RESULTS) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pair runs of both losses with those of cross-entropy that saw the same patches.
+
+    Parameters
+    ----------
+    data : str
+        Key of `DATA`.
+    results : Path
+
+    Returns
+    -------
+    list of (ours, theirs)
+        Folds where there is a cross-validation, else seeds.
+    """
+    if data in FOLDS and (folds := load_folds(data, results)):
+        ours, theirs = folds.get(OURS, {}), folds.get(FOLD_METHODS[0], {})
+    else:
+        found = load_runs(results)
+        baseline = baseline_of(data, found)
+        ours, theirs = found.get((data, OURS), {}), found.get((data, baseline), {})
+    return [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs))]
+
+
+def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """Compare both losses with cross-entropy in all readings.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        One for each volume with at least two pairs of runs: ``title``, the number of ``pairs`` and
+        of which ``unit`` they are, and ``cells``: for every reading the ``mean`` of the difference
+        (CREMI score of cross-entropy minus that of both losses), its standard ``error`` and in how
+        many pairs it is positive (``ahead``).
+    """
+    rows = []
+    for data in DATA:
+        pairs = pairs_of(data, results)
+        if len(pairs) < 2:
+            continue
+        cells = []
+        for prefix in ("", VIEWS):
+            for reading, name in READINGS.items():
+                kind = prefix + reading
+                scores = [tuple(score_of(run, "cremi_score", kind) for run in p) for p in pairs]
+                if any(None in pair for pair in scores):
+                    continue
+                differences = [theirs - ours for ours, theirs in scores]
+                cells.append(
+                    {
+                        "key": kind,
+                        "name": name,
+                        "all_views": bool(prefix),
+                        "mean": mean(differences),
+                        "error": stdev(differences) / len(differences) ** 0.5,
+                        "ahead": sum(one > 0 for one in differences),
+                    }
+                )
+        rows.append(
+            {
+                "key": data,
+                "title": title_of(data),
+                "unit": "folds" if data in FOLDS and load_folds(data, results) else "seeds",
+                "pairs": len(pairs),
+                "cells": cells,
+            }
+        )
+    return rows
