@@ -24,7 +24,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import typst
 
-from report import diagrams, figures
+from report import diagrams, figures, gain_figures
+from report.canvas import save_vector
 from report.configurations import DATA
 from report.folds import missing_folds
 from report.gathered import collect, missing_benchmarks
@@ -37,8 +38,8 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "cost": figures.draw_cost,
     "phases": figures.draw_phases,
     "scores": figures.draw_scores,
-    "folds": figures.draw_folds,
-    "readings": figures.draw_readings,
+    "folds": gain_figures.draw_folds,
+    "readings": gain_figures.draw_readings,
     "split_merge": figures.draw_split_merge,
     "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,
@@ -87,7 +88,7 @@ def gather(folder: Path, results: Path = RESULTS) -> dict[str, Any]:
     numbers["figures"] = []
     for name, draw in {**FIGURES, **DIAGRAMS}.items():
         arguments = (results,) if name in FIGURES else ()
-        if figures.save_vector(draw, drawn / f"{name}.svg", *arguments):
+        if save_vector(draw, drawn / f"{name}.svg", *arguments):
             numbers["figures"].append(name)
     (folder / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     return numbers

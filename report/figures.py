@@ -6,7 +6,6 @@ Those that only explain are in `report.diagrams`, pictures of tissue come from `
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,48 +23,15 @@ from malis.checkpoint import load_model
 from malis.dataset import load_volume, relabel_components
 from malis.inference import predict
 from malis.segmentation import agglomerate, fragments, inside_threshold
-from report.configurations import DATA, FOLD_METHODS, FOLDS, METHODS
-from report.folds import fold_table, load_folds, section_scores
+from report.canvas import WIDTH, add_legend, grid
+from report.configurations import DATA, METHODS
+from report.gain_figures import draw_readings
 from report.gathered import QUALITY_TITLES
-from report.readings import READINGS, gains
 from report.record import RESULTS, ROOT
 from report.runs import MAIN, load_runs, score_of, title_of
 
 FIGURES = ROOT / "report" / "figures"
 MODEL = ROOT / "data" / "models" / "synthetic.model"
-WIDTH = 6.3  # inches: the width of the report's text
-VECTOR = {
-    "svg.fonttype": "path",  # letters as outlines: no font is needed to show them
-    "svg.hashsalt": "malis",  # the same drawing, the same file
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.03,
-}
-
-
-def save_vector(draw: Callable[..., plt.Figure | None], path: Path, *arguments: Path) -> bool:
-    """Draw a figure and write it as SVG, the same bytes every time.
-
-    Parameters
-    ----------
-    draw : callable
-        Returns the figure, or None where there is nothing to draw.
-    path : Path
-    *arguments
-        Of `draw`.
-
-    Returns
-    -------
-    bool
-        Whether there is a figure.
-    """
-    with mpl.rc_context(VECTOR):
-        figure = draw(*arguments)
-        if figure is not None:
-            figure.savefig(path, dpi=200, metadata={"Date": None, "Creator": None})
-            plt.close(figure)
-    return figure is not None
 
 
 def draw_road() -> plt.Figure:
@@ -236,7 +202,7 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
     if not measured:
         return None
     methods = [method for method in METHODS if any(key[1] == method for key in found)]
-    figure, axes = _grid(measured, height=0.5 + 0.2 * len(methods), sharey=True)
+    figure, axes = grid(measured, height=0.5 + 0.2 * len(methods), sharey=True)
     for ax, data in zip(axes, measured, strict=False):
         values = {
             METHODS[method].title: [
@@ -250,79 +216,6 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
         ax.set_title(title_of(data), fontsize=8)  # whatever the fonts of a notebook are
         ax.tick_params(axis="y", labelsize=7)
     figure.tight_layout()
-    return figure
-
-
-def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
-    """Draw the score of every section by one loss over that by the other, a panel a reading.
-
-    Parameters
-    ----------
-    results : Path
-
-    Returns
-    -------
-    Figure or None
-        None while no fold has both.
-    """
-    tables = [table for data in FOLDS if (table := fold_table(data, results))]
-    if not tables:
-        return None
-    panels = [(table, row) for table in tables for row in table["rows"]]
-    figure, axes = _grid([row["name"] for _, row in panels], height=1.75, columns=4)
-    baseline, method = FOLD_METHODS
-    for ax, (table, row) in zip(axes, panels, strict=False):
-        found, reach = load_folds(table["key"], results), 0.0
-        for fold in sorted(set(found[baseline]) & set(found[method])):
-            theirs, ours = (section_scores(found[m][fold], row["key"]) for m in FOLD_METHODS)
-            colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
-            ax.plot(list(theirs.values()), list(ours.values()), "o", color=colour, ms=3.5)
-            reach = max(reach, *theirs.values(), *ours.values())
-        ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
-        ax.set(xlim=(0, 1.05 * reach), ylim=(0, 1.05 * reach), aspect="equal")
-        ax.set_title(row["name"].replace(", ", ",\n"), fontsize=8)
-        ax.set_xlabel("cross-entropy")
-        ax.locator_params(nbins=4)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("both losses")
-    figure.tight_layout(w_pad=0.5)
-    return figure
-
-
-def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
-    """Draw what both losses gain over cross-entropy in every reading, with standard errors.
-
-    Parameters
-    ----------
-    results : Path
-
-    Returns
-    -------
-    Figure or None
-        None while no volume has two pairs of runs.
-    """
-    rows = gains(results)
-    if not rows:
-        return None
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
-    for ax, all_views in zip(axes, (False, True), strict=True):
-        for number, row in enumerate(rows):
-            cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
-            places = np.arange(len(cells)) + 0.14 * (number - (len(rows) - 1) / 2)
-            colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
-            ax.errorbar(
-                places, [cell["mean"] for cell in cells], [cell["error"] for cell in cells],
-                fmt=marker, ms=4.5, capsize=2.5, color=colour,
-                label=f"{row['title']}, {row['pairs']} {row['unit']}",
-            )  # fmt: skip
-        names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
-        ax.set_xticks(range(len(names)), names)
-        ax.axhline(0, color="0.5", linewidth=1, zorder=0)
-        ax.set_title("mean over all views" if all_views else "one view")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("gain in CREMI score")
-    figure.tight_layout()
-    _add_legend(figure, axes[0])
     return figure
 
 
@@ -349,7 +242,7 @@ def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
     methods = [method for method in METHODS if any(key[1] == method for key in first)]
     if not drawn:
         return None
-    figure, axes = _grid(drawn, height=2.0)
+    figure, axes = grid(drawn, height=2.0)
     for ax, data in zip(axes, drawn, strict=False):
         curves, reach = {}, 0.0
         for number, method in enumerate(methods):
@@ -366,7 +259,7 @@ def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
         ax.set(xlim=(0, reach), ylim=(0, reach))
         ax.set_title(title_of(data))
     figure.tight_layout()
-    _add_legend(figure, axes[0])
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -421,7 +314,7 @@ def draw_learning(results: Path = RESULTS) -> plt.Figure | None:
             if label != rows[-1][0]:
                 ax.set_xlabel("")
     figure.tight_layout(w_pad=0.4)
-    _add_legend(figure, axes[0][0])
+    add_legend(figure, axes[0][0])
     return figure
 
 
@@ -455,28 +348,6 @@ def draw_waterz(results: Path = RESULTS) -> plt.Figure:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.2))
     return figure
-
-
-def _grid(
-    names: list[str], height: float, columns: int = 3, **options: Any
-) -> tuple[plt.Figure, list[plt.Axes]]:
-    """Make a panel a name, in rows of equal panels; what is left over stays empty."""
-    columns = min(columns, max(len(names), 1))
-    rows = -(-len(names) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(WIDTH, rows * height + 0.3), squeeze=False, **options
-    )
-    axes = list(grid.ravel())
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
-    return figure, axes
-
-
-def _add_legend(figure: plt.Figure, ax: plt.Axes) -> None:
-    """Write one legend below all panels."""
-    handles, names = ax.get_legend_handles_labels()
-    style = {"frameon": False, "ncols": 3, "loc": "upper center", "fontsize": 8}
-    figure.legend(handles, names, bbox_to_anchor=(0.5, 0.02), **style)
 
 
 def main() -> None:

@@ -57,8 +57,9 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One for each volume with at least two pairs of runs: ``title``, the number of ``pairs`` and
-        of which ``unit`` they are, and ``cells``: for every reading the ``mean`` of the difference
+        One for each volume with at least two pairs of runs: ``title``, whether its labels are
+        ``touching`` each other, the number of ``pairs`` and of which ``unit`` they are, and
+        ``cells``: for every reading the ``mean`` of the difference
         (CREMI score of cross-entropy minus that of both losses), its standard ``error`` and in how
         many pairs it is positive (``ahead``).
     """
@@ -89,6 +90,7 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
             {
                 "key": data,
                 "title": title_of(data),
+                "touching": DATA[data].boundary > 0,
                 "unit": "folds" if data in FOLDS and load_folds(data, results) else "seeds",
                 "pairs": len(pairs),
                 "cells": cells,

@@ -10,7 +10,7 @@ from cremi_eval.io import CremiFile
 from malis import checkpoint
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
-from report import configurations, experiments, margin, record
+from report import configurations, experiments, gallery, margin, record
 from report.runs import load_runs
 from report.scoring import LINKAGES
 from unet import UNet
@@ -196,3 +196,19 @@ def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
         ("small", "unet-both", 1),
         ("small", "unet-both", 2),
     ]
+
+
+def test_pictures_are_drawn_once_for_a_network(small_world, monkeypatch):
+    work = small_world / "work"
+    monkeypatch.setattr(gallery, "WORK", work)
+    monkeypatch.setattr(gallery, "GALLERY", small_world / "gallery")
+    monkeypatch.setattr(gallery, "SHIPPED", small_world)
+    results = experiments.run("small", "unet-both", seed=0, work=work)
+    cards = gallery.refresh("small")
+    assert [path.parent.name for path in cards] == ["small_4", "small_5"]
+    for path in cards:
+        card = json.loads(path.read_text())["networks"]["unet-both"]
+        assert card["threshold"] == results["scores"]["agglomeration"]["threshold"]
+        drawn = {picture.stem for picture in path.parent.glob("*.png")}
+        assert drawn == {"raw", "truth", "unet-both", card["affinities"]}
+    assert gallery.refresh("small") == []

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from report import figures, folds, readings
+from report import folds, gain_figures, readings
 from report.configurations import FOLD_METHODS, FOLDS
 
 
@@ -55,7 +55,7 @@ def test_sections_have_their_numbers_in_the_volume(results):
 def test_with_one_fold_there_is_nothing_to_compare(results):
     (results / "folds" / "isbi2012_unet-both_1.json").unlink()
     assert folds.fold_table("isbi2012", results) is None
-    assert figures.draw_folds(results) is None
+    assert gain_figures.draw_folds(results) is None
 
 
 def test_what_is_missing_has_a_command(results):
@@ -65,7 +65,7 @@ def test_what_is_missing_has_a_command(results):
 
 
 def test_every_section_is_drawn(results):
-    figure = figures.draw_folds(results)
+    figure = gain_figures.draw_folds(results)
     drawn = [point for ax in figure.axes for line in ax.lines[:-1] for point in line.get_xydata()]
     assert len(drawn) == 8 * len(folds.READINGS)
 
@@ -85,4 +85,4 @@ def test_without_folds_seeds_are_paired(results):
     (row,) = readings.gains(results)
     assert (row["unit"], row["pairs"]) == ("seeds", 2)
     assert row["cells"][0]["mean"] == pytest.approx(0.2)
-    assert figures.draw_readings(results) is not None
+    assert gain_figures.draw_readings(results) is not None

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from report.folds import fold_table
 from report.gallery import picture_table
 from report.table import table
 
@@ -25,3 +26,14 @@ def test_every_target_and_file_it_names_exists():
         assert re.search(rf"^{target}:", makefile, re.M), target
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_numbers_of_the_cross_validation_are_those_of_the_folds():
+    table = fold_table("isbi2012")
+    rows = {row["key"]: row for row in table["rows"]}
+    one, views = rows["agglomeration"], rows["views_agglomeration"]
+    text = " ".join(README.split())
+    assert f"{one['theirs']:.3f} for cross-entropy and {one['ours']:.3f} for both over" in text
+    assert f"over {table['sections']} sections in {table['folds']} folds" in text
+    assert f"(difference {one['difference']:.3f} ± {one['error']:.3f};" in text
+    assert f"all views {views['theirs']:.3f} and {views['ours']:.3f})" in text
