@@ -76,9 +76,9 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
                 label=f"{row['title']}, {row['pairs']} {row['unit']}",
             )  # fmt: skip
         names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
-        ax.set_xticks(range(len(names)), names)
+        ax.set_xticks(range(len(names)), names, fontsize=7.5)
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)
-        ax.set_title("mean over all views" if all_views else "one view")
+        ax.set_title("mean over all views" if all_views else "one view", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("gain in CREMI score")
     figure.tight_layout()
