@@ -243,7 +243,7 @@ DATA: dict[str, Data] = {
         boundary=1,
         whole=True,
         batch=1,
-        methods=USUAL,
+        methods=("unet-cross-entropy-as-labelled", *USUAL),
     ),
     "cremi_crop": Data(
         "cremi_sample_B_crop.hdf",
@@ -328,21 +328,54 @@ TRIALS: dict[str, Method] = METHODS | {
 }
 
 
-# Cross-validation: in how many folds every section is a test section once. A section lies between
-# those that are tested and those that are trained on wherever they would touch.
-FOLDS = {"isbi2012": 6}
-FOLD_METHODS = ("unet-cross-entropy", "unet-both")
+@dataclass(frozen=True)
+class Folds:
+    """A cross-validation of two methods: every fold tests other sections.
+
+    Parameters
+    ----------
+    count : int
+        Of the folds.
+    baseline, method : str
+        Keys of `METHODS`: what is compared with what.
+    mixed_precision : bool
+        Whether the networks compute in bfloat16.
+    steps : int, optional
+        Updates of the weights, where other than in the grid.
+    """
+
+    count: int
+    baseline: str = "unet-cross-entropy"
+    method: str = "unet-both"
+    mixed_precision: bool = False
+    steps: int | None = None
+
+    @property
+    def methods(self) -> tuple[str, str]:
+        """Both methods, the baseline first."""
+        return self.baseline, self.method
+
+
+FOLDS: dict[str, Folds] = {
+    "isbi2012": Folds(6),
+    "fib25_neighbours": Folds(5, "unet-cross-entropy-as-labelled"),
+    "fib25_volume": Folds(5, "unet-cross-entropy-as-labelled", mixed_precision=True, steps=3000),
+}
 
 
 def fold_of(data: str, number: int) -> Data:
     """Return a volume of which other sections are held out.
+
+    The stack is turned by as many sections for every fold, so that what was tested is trained on.
+    Between the sections that are tested and those that are trained on lie at least as many as
+    between validation and test, and at least one.
 
     Parameters
     ----------
     data : str
         Key of `FOLDS`.
     number : int
-        Of the fold, from 0; its test sections follow on those of the fold before.
+        Of the fold, from 0.
 
     Returns
     -------
@@ -353,12 +386,18 @@ def fold_of(data: str, number: int) -> Data:
     ValueError
         If there is no such fold.
     """
-    if number not in range(FOLDS[data]):
-        raise ValueError(f"{data} has the folds 0 to {FOLDS[data] - 1}, got {number}")
-    source = DATA[data]
-    split = SectionSplit(source.split.train[1:], source.split.validation, source.split.test)
-    first = number * len(source.split.test)
-    return replace(source, split=split, first=first, mixed_precision=False)
+    folds, source = FOLDS[data], DATA[data]
+    if number not in range(folds.count):
+        raise ValueError(f"{data} has the folds 0 to {folds.count - 1}, got {number}")
+    train, validation, test = source.split.train, source.split.validation, source.split.test
+    gap = max(1, test.start - validation.stop)
+    return replace(
+        source,
+        split=SectionSplit(train[gap:], validation, test),
+        first=number * (test.stop // folds.count),
+        steps=folds.steps or source.steps,
+        mixed_precision=folds.mixed_precision,
+    )
 
 
 def runs(
@@ -376,13 +415,14 @@ def runs(
 
 
 def fold_runs(
-    data: Sequence[str], methods: Sequence[str], folds: Sequence[int] | None = None
+    data: Sequence[str], methods: Sequence[str] | None = None, folds: Sequence[int] | None = None
 ) -> list[tuple[str, str, int]]:
     """List the runs of the cross-validations, all methods of a fold before the next fold."""
     return [
         (d, m, k)
         for d in data
         if d in FOLDS
-        for k in (range(FOLDS[d]) if folds is None else folds)
-        for m in methods
+        for k in (range(FOLDS[d].count) if folds is None else folds)
+        for m in FOLDS[d].methods
+        if methods is None or m in methods
     ]

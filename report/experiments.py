@@ -31,7 +31,6 @@ from malis.dataset import LabelledVolume, PatchDataset, load_volume
 from malis.training import History, choose_device, train
 from report.configurations import (
     DATA,
-    FOLD_METHODS,
     METHODS,
     SEEDS,
     TRIALS,
@@ -139,6 +138,24 @@ def load_sections(source: Data) -> LabelledVolume:
     return replace(volume, raw=raw, labels=labels)
 
 
+def pieces(
+    volume: LabelledVolume, source: Data, augmentation: Augmentation
+) -> list[LabelledVolume]:
+    """Return the sections for training: one piece, or two where the stack's ends met in a turn.
+
+    Sections that are seen one by one stay together. Of a volume, a piece that is too thin for a
+    patch with its margin is left out.
+    """
+    train = source.split.train
+    seam = len(volume.raw) - source.first  # what stands here stood at the top of the stack
+    flat = len(source.patch) == 2
+    if seam not in train[1:] or (flat and not source.neighbours):
+        return [volume.sections(train)]
+    parts = range(train.start, seam), range(seam, train.stop)
+    thickness = 1 if flat else source.patch[0] + 2 * augmentation.margin(volume.resolution)[0]
+    return [volume.sections(part) for part in parts if len(part) >= thickness]
+
+
 def score(
     network: torch.nn.Module, source: Data, volume: LabelledVolume, test: bool
 ) -> dict[str, Any]:
@@ -212,11 +229,12 @@ def train_stages(
     History
         Of all stages, steps numbered throughout.
     """
+    augmentation = Augmentation()
     patches = PatchDataset(
-        volume.sections(source.split.train),
+        pieces(volume, source, augmentation),
         source.patch,
         network.output_size(source.patch),
-        augment=Augmentation(),
+        augment=augmentation,
         boundary=margin_of(source, recipe),
         neighbours=source.neighbours,
         seed=seed,
@@ -311,7 +329,7 @@ def main() -> None:
     work = WORK if folder == "runs" else WORK / folder
     device = str(choose_device())
     if options.folds:
-        grid = fold_runs(options.only, options.methods or FOLD_METHODS, options.seeds)
+        grid = fold_runs(options.only, options.methods, options.seeds)
     else:
         grid = runs(options.only, methods, options.seeds or SEEDS)
     for data, method, seed in grid:

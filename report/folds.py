@@ -1,8 +1,9 @@
 """What the cross-validations say: losses compared on every section of a volume.
 
-Sections of one fold share two networks, so their differences are not independent. The standard
-error is therefore that of the folds' mean differences: few, but each from networks and sections of
-its own.
+A network of two dimensions is scored section by section, one of three by the volume that a fold
+holds out. Sections of one fold share two networks, so their differences are not independent. The
+standard error is therefore that of the folds' mean differences: few, but each from networks and
+sections of its own.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from report.configurations import DATA, FOLD_METHODS, FOLDS, METHODS, fold_runs
+from report.configurations import DATA, FOLDS, METHODS, fold_runs
 from report.record import RESULTS
 from report.runs import MAIN, VIEWS, title_of
 
@@ -37,26 +38,26 @@ def load_folds(data: str, results: Path = RESULTS) -> dict[str, dict[int, dict[s
         From the method to its runs by fold; a method without any is left out.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for _, method, fold in fold_runs([data], FOLD_METHODS):
+    for _, method, fold in fold_runs([data]):
         path = results / "folds" / f"{data}_{method}_{fold}.json"
         if path.exists():
             found.setdefault(method, {})[fold] = json.loads(path.read_text())
     return found
 
 
-def section_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
-    """Return the CREMI score of every held-out section, by its number in the volume."""
+def held_out_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
+    """Return the CREMI score of everything that was held out, by its first section in the stack."""
     source = DATA[run["data"]]
-    n_sections = FOLDS[run["data"]] * len(source.split.test)
     scores = [one["cremi_score"] for one in run["scores"][reading]["sections"]]
+    starts = source.split.test if len(source.patch) == 2 else source.split.test[:1]
     return {
-        (run["first_section"] + section) % n_sections: score
-        for section, score in zip(source.split.test, scores, strict=True)
+        (run["first_section"] + section) % source.split.test.stop: score
+        for section, score in zip(starts, scores, strict=True)
     }
 
 
 def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
-    """Compare cross-entropy with both losses on the sections of all folds that have both.
+    """Compare cross-entropy with both losses on all folds that have both.
 
     Parameters
     ----------
@@ -67,33 +68,35 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``title``, ``baseline`` and ``name`` of the methods, ``folds`` and ``planned`` folds,
-        ``sections``; for each reading of `READINGS` a row with the mean CREMI scores ``ours`` and
-        ``theirs``, their mean ``difference`` with its standard ``error``, and in how many sections
-        and folds ours is lower. None with fewer than two folds.
+        ``title``; ``baseline`` and ``name`` of the ``methods``; ``folds`` and ``planned`` folds,
+        ``sections``, how many pieces were ``scored`` and what they are (``unit``); for each reading
+        of `READINGS` a row with the mean CREMI scores ``ours`` and ``theirs``, their mean
+        ``difference`` with its standard ``error``, and in how many pieces and folds ours is
+        ``lower``. None with fewer than two folds.
     """
     found = load_folds(data, results)
-    baseline, method = FOLD_METHODS
+    baseline, method = FOLDS[data].methods
     common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
     if len(common) < 2:
         return None
     rows = []
-    for reading, name in READINGS.items():
+    for reading, title in READINGS.items():
         pairs = [
-            [section_scores(found[m][fold], reading) for m in (method, baseline)] for fold in common
+            [held_out_scores(found[m][fold], reading) for m in (method, baseline)]
+            for fold in common
         ]
         differences = [[ours[z] - theirs[z] for z in ours] for ours, theirs in pairs]
         folds = [mean(fold) for fold in differences]
-        sections = [one for fold in differences for one in fold]
+        pieces = [one for fold in differences for one in fold]
         rows.append(
             {
                 "key": reading,
-                "name": name,
+                "name": title,
                 "ours": mean(score for ours, _ in pairs for score in ours.values()),
                 "theirs": mean(score for _, theirs in pairs for score in theirs.values()),
-                "difference": mean(sections),
+                "difference": mean(pieces),
                 "error": stdev(folds) / len(folds) ** 0.5,
-                "lower_sections": sum(one < 0 for one in sections),
+                "lower": sum(one < 0 for one in pieces),
                 "lower_folds": sum(one < 0 for one in folds),
             }
         )
@@ -102,9 +105,12 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
         "title": title_of(data),
         "name": METHODS[method].title,
         "baseline": METHODS[baseline].title,
+        "methods": FOLDS[data].methods,
         "folds": len(common),
-        "planned": FOLDS[data],
+        "planned": FOLDS[data].count,
         "sections": len(common) * len(DATA[data].split.test),
+        "scored": len(pieces),
+        "unit": "sections" if len(DATA[data].patch) == 2 else "volumes",
         "rows": rows,
     }
 
@@ -114,7 +120,7 @@ def missing_folds(results: Path = RESULTS) -> list[dict[str, Any]]:
     missing = []
     for data in FOLDS:
         found = load_folds(data, results)
-        planned = fold_runs([data], FOLD_METHODS)
+        planned = fold_runs([data])
         lacking = sum(fold not in found.get(method, {}) for _, method, fold in planned)
         if lacking:
             command = f"python -m report.experiments --folds --only {data}"

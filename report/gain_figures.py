@@ -7,14 +7,17 @@ import numpy as np
 
 from malis import plotting
 from report.canvas import WIDTH, add_legend, grid
-from report.configurations import FOLD_METHODS, FOLDS
-from report.folds import fold_table, load_folds, section_scores
+from report.configurations import FOLDS
+from report.folds import fold_table, held_out_scores, load_folds
 from report.readings import READINGS, gains
 from report.record import RESULTS
+from report.runs import MAIN
+
+SHOWN = (MAIN, "threshold_watershed")
 
 
 def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
-    """Draw the score of every section by one loss over that by the other, a panel a reading.
+    """Draw every score by both losses over that by cross-entropy, a panel a volume and reading.
 
     Parameters
     ----------
@@ -28,23 +31,27 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
     tables = [table for data in FOLDS if (table := fold_table(data, results))]
     if not tables:
         return None
-    panels = [(table, row) for table in tables for row in table["rows"]]
-    figure, axes = grid([row["name"] for _, row in panels], height=1.75, columns=4)
-    baseline, method = FOLD_METHODS
-    for ax, (table, row) in zip(axes, panels, strict=False):
-        found, reach = load_folds(table["key"], results), 0.0
-        for fold in sorted(set(found[baseline]) & set(found[method])):
-            theirs, ours = (section_scores(found[m][fold], row["key"]) for m in FOLD_METHODS)
+    panels = [(table, row) for row in range(len(SHOWN)) for table in tables]
+    names = [table["title"] for table, _ in panels]
+    figure, axes = grid(names, height=1.95, columns=len(tables))
+    for ax, (table, number) in zip(axes, panels, strict=True):
+        (row,) = (row for row in table["rows"] if row["key"] == SHOWN[number])
+        baseline, method = (load_folds(table["key"], results)[m] for m in table["methods"])
+        reach = 0.0
+        for fold in sorted(set(baseline) & set(method)):
+            theirs, ours = (held_out_scores(run[fold], row["key"]) for run in (baseline, method))
             colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
-            ax.plot(list(theirs.values()), list(ours.values()), "o", color=colour, ms=3.5)
+            ax.plot(list(theirs.values()), list(ours.values()), "o", color=colour, ms=3)
             reach = max(reach, *theirs.values(), *ours.values())
         ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
         ax.set(xlim=(0, 1.05 * reach), ylim=(0, 1.05 * reach), aspect="equal")
-        ax.set_title(row["name"].replace(", ", ",\n"), fontsize=8)
-        ax.set_xlabel("cross-entropy")
+        ax.set_title(f"{table['title']},\n{row['name']}", fontsize=8)
         ax.locator_params(nbins=4)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("both losses")
+        if number == len(SHOWN) - 1:
+            ax.set_xlabel("cross-entropy")
+    for ax in axes[:: len(tables)]:
+        ax.set_ylabel("both losses")
     figure.tight_layout(w_pad=0.5)
     return figure
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from report.configurations import DATA, FOLD_METHODS, FOLDS
+from report.configurations import DATA, FOLDS
 from report.folds import load_folds
 from report.record import RESULTS
 from report.runs import VIEWS, baseline_of, load_runs, score_of, title_of
@@ -22,9 +22,10 @@ READINGS = {  # from the most fragile to the most robust
     "quantile75": "75 % quantile",
 }
 OURS = "unet-both"
+Run = dict[str, Any]
 
 
-def pairs_of(data: str, results: Path = RESULTS) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def pairs_of(data: str, results: Path = RESULTS) -> tuple[str, list[tuple[Run, Run]]]:
     """Pair runs of both losses with those of cross-entropy that saw the same patches.
 
     Parameters
@@ -35,15 +36,21 @@ def pairs_of(data: str, results: Path = RESULTS) -> list[tuple[dict[str, Any], d
 
     Returns
     -------
-    list of (ours, theirs)
-        Folds where there is a cross-validation, else seeds.
+    unit : str
+        "folds" where a cross-validation has two pairs, else "seeds".
+    pairs : list of (ours, theirs)
     """
-    if data in FOLDS and (folds := load_folds(data, results)):
-        ours, theirs = folds.get(OURS, {}), folds.get(FOLD_METHODS[0], {})
-    else:
-        found = load_runs(results)
-        baseline = baseline_of(data, found)
-        ours, theirs = found.get((data, OURS), {}), found.get((data, baseline), {})
+    if data in FOLDS:
+        folds = load_folds(data, results)
+        pairs = _pair(folds.get(OURS, {}), folds.get(FOLDS[data].baseline, {}))
+        if len(pairs) > 1:
+            return "folds", pairs
+    found = load_runs(results)
+    baseline = baseline_of(data, found)
+    return "seeds", _pair(found.get((data, OURS), {}), found.get((data, baseline), {}))
+
+
+def _pair(ours: dict[int, Run], theirs: dict[int, Run]) -> list[tuple[Run, Run]]:
     return [(ours[key], theirs[key]) for key in sorted(set(ours) & set(theirs))]
 
 
@@ -65,7 +72,7 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
     """
     rows = []
     for data in DATA:
-        pairs = pairs_of(data, results)
+        unit, pairs = pairs_of(data, results)
         if len(pairs) < 2:
             continue
         cells = []
@@ -91,7 +98,7 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
                 "key": data,
                 "title": title_of(data),
                 "touching": DATA[data].boundary > 0,
-                "unit": "folds" if data in FOLDS and load_folds(data, results) else "seeds",
+                "unit": unit,
                 "pairs": len(pairs),
                 "cells": cells,
             }

@@ -8,6 +8,7 @@ from scipy import ndimage
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis import checkpoint
+from malis.augmentation import Augmentation
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
 from report import configurations, experiments, gallery, margin, record
@@ -162,27 +163,30 @@ def test_the_linkage_of_a_volume_is_the_best_on_its_validation_sections():
         assert min(means, key=means.get) == data.linkage, (name, means)
 
 
-def test_every_section_is_a_test_section_once_and_never_a_neighbour_of_what_is_trained_on():
-    for name, n_folds in configurations.FOLDS.items():
-        n_sections = len(set().union(*map(set, vars(configurations.DATA[name].split).values())))
+def test_no_section_is_tested_twice_and_none_beside_it_is_trained_on():
+    for name, folds in configurations.FOLDS.items():
+        split = configurations.DATA[name].split
+        n_sections, gap = split.test.stop, max(1, split.test.start - split.validation.stop)
         tested = []
-        for number in range(n_folds):
+        for number in range(folds.count):
             fold = configurations.fold_of(name, number)
             train, validation, test = (
                 {(fold.first + section) % n_sections for section in part}
                 for part in vars(fold.split).values()
             )
             assert not (train & validation or train & test or validation & test)
-            around = {(section + step) % n_sections for section in test for step in (-1, 1)}
-            assert not around & train
+            steps = [step for size in range(1, gap + 1) for step in (-size, size)]
+            assert not {(section + step) % n_sections for section in test for step in steps} & train
+            assert max(test) - min(test) == len(test) - 1  # the ends of the stack do not meet
+            assert max(validation) - min(validation) == len(validation) - 1
             tested += test
-        assert sorted(tested) == list(range(n_sections))
-        with pytest.raises(ValueError, match=f"the folds 0 to {n_folds - 1}, got {n_folds}"):
-            configurations.fold_of(name, n_folds)
+        assert len(tested) == len(set(tested)) == folds.count * len(split.test)
+        with pytest.raises(ValueError, match=f"0 to {folds.count - 1}, got {folds.count}"):
+            configurations.fold_of(name, folds.count)
 
 
 def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
-    monkeypatch.setitem(configurations.FOLDS, "small", 3)
+    monkeypatch.setitem(configurations.FOLDS, "small", configurations.Folds(3))
     source = configurations.fold_of("small", 2)
     plain = experiments.load_sections(configurations.DATA["small"])
     turned = experiments.load_sections(source)
@@ -191,11 +195,27 @@ def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
     results = experiments.run("small", "cnn-2009", seed=2, work=small_world / "work", fold=2)
     assert results["first_section"] == 4
     assert len(results["scores"]["agglomeration"]["sections"]) == 2
-    assert configurations.fold_runs(["small", "fib25"], ["unet-both"]) == [
+    assert configurations.fold_runs(["small", "synthetic"], ["unet-both"]) == [
         ("small", "unet-both", 0),
         ("small", "unet-both", 1),
         ("small", "unet-both", 2),
     ]
+
+
+def test_no_patch_crosses_the_place_where_the_ends_of_a_turned_stack_meet(small_world):
+    source = dataclasses.replace(configurations.DATA["small"], first=4)
+    turned = experiments.load_sections(source)  # sections 4 5 0 | 1 | 2 3: the seam is before 0
+    smooth = Augmentation(elastic_amplitude=0)
+
+    def sizes(**changes):
+        parts = experiments.pieces(turned, dataclasses.replace(source, **changes), smooth)
+        assert all(part.name == turned.name for part in parts)
+        return [len(part.raw) for part in parts]
+
+    assert sizes() == [3]  # sections one by one
+    assert sizes(neighbours=1) == [2, 1]
+    assert sizes(neighbours=1, first=3) == [3]  # what is trained on ends at the seam
+    assert sizes(patch=(2, 64, 64)) == [2]  # one section holds no patch
 
 
 def test_pictures_are_drawn_once_for_a_network(small_world, monkeypatch):

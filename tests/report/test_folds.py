@@ -3,14 +3,14 @@ import json
 import pytest
 
 from report import folds, gain_figures, readings
-from report.configurations import FOLD_METHODS, FOLDS
+from report.configurations import FOLDS
 
 
 @pytest.fixture
 def results(tmp_path):
     """Two folds of four sections: both losses are 0.1 and 0.3 better, but in one section."""
     (tmp_path / "folds").mkdir()
-    baseline, method = FOLD_METHODS
+    baseline, method = FOLDS["isbi2012"].methods
     scores = {
         (baseline, 0): [0.4, 0.4, 0.4, 0.4],
         (method, 0): [0.3, 0.3, 0.3, 0.3],
@@ -37,19 +37,20 @@ def results(tmp_path):
 
 def test_differences_and_their_error_by_hand(results):
     table = folds.fold_table("isbi2012", results)
-    assert (table["folds"], table["planned"], table["sections"]) == (2, FOLDS["isbi2012"], 8)
+    assert (table["folds"], table["planned"], table["sections"]) == (2, 6, 8)
+    assert (table["scored"], table["unit"]) == (8, "sections")
     assert [row["key"] for row in table["rows"]] == list(folds.READINGS)
     for row in table["rows"]:
         assert row["theirs"] == pytest.approx(0.45)
         assert row["ours"] == pytest.approx(0.25)
         assert row["difference"] == pytest.approx(-0.2)
         assert row["error"] == pytest.approx(0.1)  # folds differ by -0.1 and -0.3
-        assert (row["lower_sections"], row["lower_folds"]) == (7, 2)
+        assert (row["lower"], row["lower_folds"]) == (7, 2)
 
 
 def test_sections_have_their_numbers_in_the_volume(results):
     run = folds.load_folds("isbi2012", results)["unet-both"][1]
-    assert folds.section_scores(run, "agglomeration") == {0: 0.1, 1: 0.1, 2: 0.0, 3: 0.6}
+    assert folds.held_out_scores(run, "agglomeration") == {0: 0.1, 1: 0.1, 2: 0.0, 3: 0.6}
 
 
 def test_with_one_fold_there_is_nothing_to_compare(results):
@@ -59,15 +60,16 @@ def test_with_one_fold_there_is_nothing_to_compare(results):
 
 
 def test_what_is_missing_has_a_command(results):
-    (row,) = folds.missing_folds(results)
-    assert row["runs"] == len(FOLD_METHODS) * FOLDS["isbi2012"] - 5
+    row, *others = folds.missing_folds(results)
+    assert row["runs"] == 2 * 6 - 5
+    assert [other["runs"] for other in others] == [2 * 5, 2 * 5]
     assert row["command"] == "python -m report.experiments --folds --only isbi2012"
 
 
 def test_every_section_is_drawn(results):
     figure = gain_figures.draw_folds(results)
     drawn = [point for ax in figure.axes for line in ax.lines[:-1] for point in line.get_xydata()]
-    assert len(drawn) == 8 * len(folds.READINGS)
+    assert len(drawn) == 8 * len(gain_figures.SHOWN)
 
 
 def test_what_both_losses_gain_by_hand(results):
