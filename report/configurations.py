@@ -342,6 +342,9 @@ class Folds:
         Whether the networks compute in bfloat16.
     steps : int, optional
         Updates of the weights, where other than in the grid.
+    linkage : str, optional
+        Of the agglomeration that is compared, where other than in the grid: the best on the
+        validation sections of all folds.
     """
 
     count: int
@@ -349,6 +352,7 @@ class Folds:
     method: str = "unet-both"
     mixed_precision: bool = False
     steps: int | None = None
+    linkage: str | None = None
 
     @property
     def methods(self) -> tuple[str, str]:
@@ -359,7 +363,13 @@ class Folds:
 FOLDS: dict[str, Folds] = {
     "isbi2012": Folds(6),
     "fib25_neighbours": Folds(5, "unet-cross-entropy-as-labelled"),
-    "fib25_volume": Folds(5, "unet-cross-entropy-as-labelled", mixed_precision=True, steps=3000),
+    "fib25_volume": Folds(
+        5,
+        "unet-cross-entropy-as-labelled",
+        mixed_precision=True,
+        steps=3000,
+        linkage="mean_linkage",
+    ),
 }
 
 
@@ -396,6 +406,7 @@ def fold_of(data: str, number: int) -> Data:
         split=SectionSplit(train[gap:], validation, test),
         first=number * (test.stop // folds.count),
         steps=folds.steps or source.steps,
+        linkage=folds.linkage or source.linkage,
         mixed_precision=folds.mixed_precision,
     )
 

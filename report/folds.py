@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from report.configurations import DATA, FOLDS, METHODS, fold_runs
+from report.comparisons import POST_PROCESSING
+from report.configurations import DATA, FOLDS, METHODS, fold_of, fold_runs
 from report.record import RESULTS
 from report.runs import MAIN, VIEWS, title_of
 
@@ -47,8 +48,9 @@ def load_folds(data: str, results: Path = RESULTS) -> dict[str, dict[int, dict[s
 
 def held_out_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
     """Return the CREMI score of everything that was held out, by its first section in the stack."""
-    source = DATA[run["data"]]
-    scores = [one["cremi_score"] for one in run["scores"][reading]["sections"]]
+    source = fold_of(run["data"], 0)
+    kind = reading.replace(MAIN, source.linkage)
+    scores = [one["cremi_score"] for one in run["scores"][kind]["sections"]]
     starts = source.split.test if len(source.patch) == 2 else source.split.test[:1]
     return {
         (run["first_section"] + section) % source.split.test.stop: score
@@ -69,7 +71,8 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
     -------
     dict or None
         ``title``; ``baseline`` and ``name`` of the ``methods``; ``folds`` and ``planned`` folds,
-        ``sections``, how many pieces were ``scored`` and what they are (``unit``); for each reading
+        ``sections``, ``steps``, ``linkage``, how many pieces were ``scored`` and what they are
+        (``unit``); for each reading
         of `READINGS` a row with the mean CREMI scores ``ours`` and ``theirs``, their mean
         ``difference`` with its standard ``error``, and in how many pieces and folds ours is
         ``lower``. None with fewer than two folds.
@@ -110,6 +113,8 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
         "planned": FOLDS[data].count,
         "sections": len(common) * len(DATA[data].split.test),
         "scored": len(pieces),
+        "linkage": POST_PROCESSING[fold_of(data, 0).linkage],
+        "steps": fold_of(data, 0).steps,
         "unit": "sections" if len(DATA[data].patch) == 2 else "volumes",
         "rows": rows,
     }

@@ -14,6 +14,8 @@ from report.record import RESULTS
 from report.runs import MAIN
 
 SHOWN = (MAIN, "threshold_watershed")
+LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
+TICKS = (-0.1, -0.05, 0, 0.05, 0.1, 0.3, 1)
 
 
 def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
@@ -31,10 +33,10 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
     tables = [table for data in FOLDS if (table := fold_table(data, results))]
     if not tables:
         return None
-    panels = [(table, row) for row in range(len(SHOWN)) for table in tables]
+    panels = [(table, number) for table in tables for number in range(len(SHOWN))]
     names = [table["title"] for table, _ in panels]
-    figure, axes = grid(names, height=1.95, columns=len(tables))
-    for ax, (table, number) in zip(axes, panels, strict=True):
+    figure, axes = grid(names, height=1.75, columns=4)
+    for ax, (table, number) in zip(axes, panels, strict=False):
         (row,) = (row for row in table["rows"] if row["key"] == SHOWN[number])
         baseline, method = (load_folds(table["key"], results)[m] for m in table["methods"])
         reach = 0.0
@@ -48,9 +50,8 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
         ax.set_title(f"{table['title']},\n{row['name']}", fontsize=8)
         ax.locator_params(nbins=4)
         ax.spines[["top", "right"]].set_visible(False)
-        if number == len(SHOWN) - 1:
-            ax.set_xlabel("cross-entropy")
-    for ax in axes[:: len(tables)]:
+        ax.set_xlabel("cross-entropy")
+    for ax in axes[::4]:
         ax.set_ylabel("both losses")
     figure.tight_layout(w_pad=0.5)
     return figure
@@ -85,6 +86,8 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
         names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
         ax.set_xticks(range(len(names)), names, fontsize=7.5)
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)
+        ax.set_yscale("symlog", linthresh=LINEAR, linscale=1)
+        ax.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
         ax.set_title("mean over all views" if all_views else "one view", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("gain in CREMI score")

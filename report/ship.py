@@ -1,7 +1,8 @@
 """Put a trained network where readers find it: ``python -m report.ship synthetic unet-both 0``.
 
 Copies the model of a finished run of `report.experiments` to ``data/models/<data>.model`` (weights
-in float16) and its card, with split, steps, seed and scores, to ``data/models/<data>.json``.
+in float16) and its card, with split, steps, seed and scores, to ``data/models/<data>.json``. With
+``--fold`` the number is that of a fold of a cross-validation.
 """
 
 import argparse
@@ -22,8 +23,10 @@ def main() -> None:
     parser.add_argument("data", choices=DATA)
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("seed", type=int)
+    parser.add_argument("--fold", action="store_true", help="the seed is the number of a fold")
     options = parser.parse_args()
-    source = WORK / f"{file_name(options.data, options.method, options.seed)}.model"
+    work = WORK / "folds" if options.fold else WORK
+    source = work / f"{file_name(options.data, options.method, options.seed)}.model"
     card = load_model(source).card
     MODELS.mkdir(exist_ok=True)
     shutil.copyfile(source, MODELS / f"{options.data}.model")

@@ -11,7 +11,7 @@ from malis import checkpoint
 from malis.augmentation import Augmentation
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
-from report import configurations, experiments, gallery, margin, record
+from report import configurations, experiments, gallery, margin, record, ship
 from report.runs import load_runs
 from report.scoring import LINKAGES
 from unet import UNet
@@ -232,3 +232,17 @@ def test_pictures_are_drawn_once_for_a_network(small_world, monkeypatch):
         drawn = {picture.stem for picture in path.parent.glob("*.png")}
         assert drawn == {"raw", "truth", "unet-both", card["affinities"]}
     assert gallery.refresh("small") == []
+
+
+@pytest.mark.parametrize("options", [[], ["--fold"]])
+def test_a_network_ships_with_its_card(small_world, monkeypatch, options):
+    work = small_world / "work"
+    monkeypatch.setattr(ship, "WORK", work)
+    monkeypatch.setattr(ship, "MODELS", small_world / "models")
+    folder = work / "folds" if options else work
+    results = experiments.run("small", "cnn-2009", seed=0, work=folder)
+    monkeypatch.setattr("sys.argv", ["ship", "small", "cnn-2009", "0", *options])
+    ship.main()
+    shipped = load_model(small_world / "models" / "small.model")
+    assert shipped.card["scores"] == results["scores"]
+    assert json.loads((small_world / "models" / "small.json").read_text()) == shipped.card

@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 
 from report import folds, gain_figures, readings
-from report.configurations import FOLDS
+from report.configurations import FOLDS, fold_of
+from report.scoring import LINKAGES
 
 
 @pytest.fixture
@@ -29,7 +31,9 @@ def results(tmp_path):
             "seed": fold,
             "method": name,
             "losses": [{"name": "AffinityCrossEntropy" if name == baseline else "MalisLoss"}],
-            "scores": dict.fromkeys([*folds.READINGS, *readings.READINGS], one),
+            "scores": dict.fromkeys(
+                [p + r for p in ("", "views_") for r in ("agglomeration", *readings.READINGS)], one
+            ),
         }
         (tmp_path / "folds" / f"isbi2012_{name}_{fold}.json").write_text(json.dumps(run))
     return tmp_path
@@ -88,3 +92,22 @@ def test_without_folds_seeds_are_paired(results):
     assert (row["unit"], row["pairs"]) == ("seeds", 2)
     assert row["cells"][0]["mean"] == pytest.approx(0.2)
     assert gain_figures.draw_readings(results) is not None
+
+
+def test_the_linkage_of_a_cross_validation_is_the_best_on_its_validation_sections():
+    for data in FOLDS:
+        scores = [
+            {name: run["scores"][name]["validation_cremi"] for name in LINKAGES}
+            for by_fold in folds.load_folds(data).values()
+            for run in by_fold.values()
+        ]
+        if scores:
+            means = {name: np.mean([one[name] for one in scores]) for name in LINKAGES}
+            assert means[fold_of(data, 0).linkage] == pytest.approx(min(means.values()), abs=0.001)
+
+
+def test_a_volume_is_one_score_a_fold():
+    (table,) = (folds.fold_table(data) for data in FOLDS if data == "fib25_volume")
+    assert (table["scored"], table["unit"], table["linkage"]) == (5, "volumes", "mean")
+    for row in table["rows"]:
+        assert row["lower"] == row["lower_folds"]

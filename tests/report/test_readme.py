@@ -37,3 +37,14 @@ def test_the_numbers_of_the_cross_validation_are_those_of_the_folds():
     assert f"over {table['sections']} sections in {table['folds']} folds" in text
     assert f"(difference {one['difference']:.3f} ± {one['error']:.3f};" in text
     assert f"all views {views['theirs']:.3f} and {views['ours']:.3f})" in text
+
+
+def test_the_numbers_of_the_volumes_are_those_of_the_folds():
+    table = fold_table("fib25_volume")
+    rows = {row["key"]: row for row in table["rows"]}
+    text = " ".join(README.split())
+    watershed, linkage = rows["threshold_watershed"], rows["agglomeration"]
+    assert f"cross-validated on {table['folds']} volumes" in text
+    assert watershed["lower_folds"] == table["folds"]
+    assert f"reaches {watershed['ours']:.3f} with both losses and {watershed['theirs']:.3f}" in text
+    assert f"({linkage['ours']:.3f} with both losses, {linkage['theirs']:.3f} with" in text
