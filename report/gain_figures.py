@@ -15,7 +15,7 @@ from report.runs import MAIN
 
 SHOWN = (MAIN, "threshold_watershed")
 LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
-TICKS = (-0.1, -0.05, 0, 0.05, 0.1, 0.3, 1)
+TICKS = (-0.1, -0.03, 0, 0.03, 0.1, 0.3, 1)
 
 
 def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
