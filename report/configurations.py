@@ -330,7 +330,7 @@ TRIALS: dict[str, Method] = METHODS | {
 
 @dataclass(frozen=True)
 class Folds:
-    """A cross-validation of two methods: every fold tests other sections.
+    """A cross-validation: every fold tests other sections.
 
     Parameters
     ----------
@@ -338,6 +338,8 @@ class Folds:
         Of the folds.
     baseline, method : str
         Keys of `METHODS`: what is compared with what.
+    further : tuple of str
+        Keys of `METHODS` that the method is compared with besides.
     mixed_precision : bool
         Whether the networks compute in bfloat16.
     steps : int, optional
@@ -350,14 +352,20 @@ class Folds:
     count: int
     baseline: str = "unet-cross-entropy"
     method: str = "unet-both"
+    further: tuple[str, ...] = ()
     mixed_precision: bool = False
     steps: int | None = None
     linkage: str | None = None
 
     @property
-    def methods(self) -> tuple[str, str]:
-        """Both methods, the baseline first."""
-        return self.baseline, self.method
+    def methods(self) -> tuple[str, ...]:
+        """All methods, the baselines first."""
+        return *self.baselines, self.method
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """What the method is compared with."""
+        return self.baseline, *self.further
 
 
 FOLDS: dict[str, Folds] = {
@@ -366,6 +374,7 @@ FOLDS: dict[str, Folds] = {
     "fib25_volume": Folds(
         5,
         "unet-cross-entropy-as-labelled",
+        further=("unet-cross-entropy",),
         mixed_precision=True,
         steps=3000,
         linkage="mean_linkage",

@@ -58,7 +58,9 @@ def held_out_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
     }
 
 
-def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
+def fold_table(
+    data: str, results: Path = RESULTS, baseline: str | None = None
+) -> dict[str, Any] | None:
     """Compare cross-entropy with both losses on all folds that have both.
 
     Parameters
@@ -66,6 +68,8 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
     data : str
         Key of `FOLDS`.
     results : Path
+    baseline : str, optional
+        One of the baselines of these folds; by default the first.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
         ``lower``. None with fewer than two folds.
     """
     found = load_folds(data, results)
-    baseline, method = FOLDS[data].methods
+    baseline, method = baseline or FOLDS[data].baseline, FOLDS[data].method
     common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
     if len(common) < 2:
         return None
@@ -108,7 +112,7 @@ def fold_table(data: str, results: Path = RESULTS) -> dict[str, Any] | None:
         "title": title_of(data),
         "name": METHODS[method].title,
         "baseline": METHODS[baseline].title,
-        "methods": FOLDS[data].methods,
+        "methods": (baseline, method),
         "folds": len(common),
         "planned": FOLDS[data].count,
         "sections": len(common) * len(DATA[data].split.test),
