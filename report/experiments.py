@@ -10,13 +10,15 @@
 A run writes ``report/results/runs/<data>_<method>_<seed>.json``; a trial, which sees no test
 section, ``report/results/trials/...``; a fold ``report/results/folds/<data>_<method>_<fold>.json``,
 with its number as seed. One that was killed goes on from its checkpoint in
-``results/experiments/``; a finished one is left out.
+``results/experiments/``, and a finished one is left out (``--resume``, the default); with
+``--no-resume`` both are trained anew, and the old result stays until there is a new one.
 """
 
 import argparse
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,7 +308,7 @@ def _thin(steps: list[float], losses: list[float]) -> dict[str, list[float]]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
@@ -317,7 +319,13 @@ def main() -> None:
     parser.add_argument("--folds", action="store_true", help="cross-validate; seeds are the folds")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from checkpoints and leave out what has a result, or train all anew",
+    )
+    options = parser.parse_args(arguments)
     methods = options.methods or list(TRIALS if options.trials else METHODS)
     if not options.trials and (unknown := set(methods) - set(METHODS)):
         parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
@@ -326,7 +334,8 @@ def main() -> None:
     if options.folds and (options.trials or options.rescore):
         parser.error("--folds: neither with --trials nor with --rescore")
     folder = "trials" if options.trials else "folds" if options.folds else "runs"
-    work = WORK if folder == "runs" else WORK / folder
+    work = WORK / "quick" if options.quick else WORK
+    work = work if folder == "runs" and not options.quick else work / folder
     device = str(choose_device())
     if options.folds:
         grid = fold_runs(options.only, options.methods, options.seeds)
@@ -335,31 +344,29 @@ def main() -> None:
     for data, method, seed in grid:
         name = f"{folder}/{file_name(data, method, seed)}"
         path = RESULTS / f"{name}.json"
-        if options.quick:
-            fold = seed if options.folds else None
-            results = run(
-                data, method, seed, steps=QUICK_STEPS, work=WORK / "quick" / folder, fold=fold
-            )
-        elif options.rescore:
+        if options.rescore:
             if not path.exists() or not (work / f"{path.stem}.model").exists():
                 continue
             earlier = json.loads(path.read_text())
             del earlier["environment"]
             results = rescore(data, method, seed, earlier, work)
-            write_results(name, results, device=device)
-        elif path.exists():
+        elif options.resume and path.exists() and not options.quick:
             print(f"{name}: has a result")
             continue
         else:
+            if not options.resume:
+                for stage in work.glob(f"{path.stem}-[0-9].pt"):
+                    stage.unlink()
             results = run(
                 data,
                 method,
                 seed,
-                steps=options.steps,
+                steps=QUICK_STEPS if options.quick else options.steps,
                 work=work,
-                test=not options.trials,
+                test=options.quick or not options.trials,
                 fold=seed if options.folds else None,
             )
+        if not options.quick:
             write_results(name, results, device=device)
         chosen = {
             kind: part["mean"]["cremi_score"] if "mean" in part else part["validation_cremi"]

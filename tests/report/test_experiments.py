@@ -55,6 +55,36 @@ def test_a_run_trains_scores_and_keeps_its_model(small_world):
     assert again["scores"] == results["scores"]
 
 
+def test_a_killed_run_goes_on_a_finished_one_is_left_out_and_both_can_start_anew(
+    small_world, monkeypatch, capsys
+):
+    results, work = small_world / "results", small_world / "work"
+    monkeypatch.setattr(experiments, "RESULTS", results)
+    monkeypatch.setattr(record, "RESULTS", results)
+    monkeypatch.setattr(experiments, "WORK", work)
+    asked = ["--only", "small", "--methods", "cnn-2009", "--seeds", "0"]
+    path = results / "runs" / "small_cnn-2009_0.json"
+    trained_to = work / "small_cnn-2009_0-0.pt"
+
+    experiments.main([*asked, "--quick"])
+    assert not path.exists()
+    experiments.main(asked)
+    first, checkpointed = json.loads(path.read_text()), trained_to.stat().st_mtime_ns
+    path.write_text(json.dumps(first | {"title": "kept"}))
+    experiments.main([*asked, "--resume"])
+    assert "has a result" in capsys.readouterr().out
+    assert json.loads(path.read_text())["title"] == "kept"
+
+    path.unlink()
+    experiments.main(asked)  # from the checkpoint, which is complete
+    assert trained_to.stat().st_mtime_ns == checkpointed
+    experiments.main([*asked, "--no-resume"])
+    assert trained_to.stat().st_mtime_ns != checkpointed
+    anew = json.loads(path.read_text())
+    assert anew["title"] == first["title"]
+    assert anew["scores"] == first["scores"]
+
+
 def test_sets_of_sections_do_not_overlap():
     for data in configurations.DATA.values():
         train, validation, test = (set(part) for part in vars(data.split).values())
