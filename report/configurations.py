@@ -374,7 +374,7 @@ FOLDS: dict[str, Folds] = {
     "fib25_volume": Folds(
         5,
         "unet-cross-entropy-as-labelled",
-        further=("unet-cross-entropy",),
+        further=("unet-cross-entropy", "unet-both-malis-margin"),
         mixed_precision=True,
         steps=3000,
         linkage="mean_linkage",

@@ -58,6 +58,26 @@ def held_out_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
     }
 
 
+def fold_tables(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """Compare with every baseline: the tables of `fold_table`, the first of a volume its own.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        One for each volume with two folds, and in ``further`` those of its other baselines.
+    """
+    tables = []
+    for data, folds in FOLDS.items():
+        if table := fold_table(data, results):
+            others = [fold_table(data, results, baseline) for baseline in folds.further]
+            tables.append(table | {"further": [other for other in others if other]})
+    return tables
+
+
 def fold_table(
     data: str, results: Path = RESULTS, baseline: str | None = None
 ) -> dict[str, Any] | None:

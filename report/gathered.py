@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from report.comparisons import data_table, loss_settings, summarise, training_costs, trial_table
-from report.configurations import DATA, FOLDS
+from report.configurations import DATA
 from report.examples import grid_example, rounds_example, weak_pixel_example
-from report.folds import fold_table, missing_folds
+from report.folds import fold_tables, missing_folds
 from report.readings import gains
 from report.record import RESULTS, ROOT
 from report.runs import gallery_cards, load_runs, methods_of, missing_runs, statistics
@@ -70,7 +70,8 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "loss_settings": loss_settings(found),
         "trials": trial_table(results),
         "margin": _read(results / "margin.json"),
-        "folds": [table for data in FOLDS if (table := fold_table(data, results))],
+        "folds": fold_tables(results),
+        "fold_runs": len(list((results / "folds").glob("*.json"))),
         "readings": gains(results),
         "missing_folds": missing_folds(results),
         "has_validation": any(
