@@ -98,15 +98,16 @@ def fold_table(
         ``sections``, ``steps``, ``linkage``, how many pieces were ``scored`` and what they are
         (``unit``); for each reading
         of `READINGS` a row with the mean CREMI scores ``ours`` and ``theirs``, their mean
-        ``difference`` with its standard ``error``, and in how many pieces and folds ours is
-        ``lower``. None with fewer than two folds.
+        ``difference`` with its standard ``error``, the mean variation of information of both by
+        its part (``voi``, ours first), and in how many pieces and folds ours is ``lower``.
+        None with fewer than two folds.
     """
     found = load_folds(data, results)
     baseline, method = baseline or FOLDS[data].baseline, FOLDS[data].method
     common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
     if len(common) < 2:
         return None
-    rows = []
+    linkage, rows = fold_of(data, 0).linkage, []
     for reading, title in READINGS.items():
         pairs = [
             [held_out_scores(found[m][fold], reading) for m in (method, baseline)]
@@ -123,6 +124,16 @@ def fold_table(
                 "theirs": mean(score for _, theirs in pairs for score in theirs.values()),
                 "difference": mean(pieces),
                 "error": stdev(folds) / len(folds) ** 0.5,
+                "voi": {
+                    part: [
+                        mean(
+                            found[m][fold]["scores"][reading.replace(MAIN, linkage)]["mean"][part]
+                            for fold in common
+                        )
+                        for m in (method, baseline)
+                    ]
+                    for part in ("voi_split", "voi_merge")
+                },
                 "lower": sum(one < 0 for one in pieces),
                 "lower_folds": sum(one < 0 for one in folds),
             }
@@ -137,7 +148,7 @@ def fold_table(
         "planned": FOLDS[data].count,
         "sections": len(common) * len(DATA[data].split.test),
         "scored": len(pieces),
-        "linkage": POST_PROCESSING[fold_of(data, 0).linkage],
+        "linkage": POST_PROCESSING[linkage],
         "steps": fold_of(data, 0).steps,
         "unit": "sections" if len(DATA[data].patch) == 2 else "volumes",
         "rows": rows,

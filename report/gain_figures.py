@@ -15,6 +15,7 @@ from report.runs import MAIN
 
 SHOWN = (MAIN, "threshold_watershed")
 LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
+NO_MARGIN = "hollow: against cross-entropy without margin"
 TICKS = (-0.1, -0.03, 0, 0.03, 0.1, 0.3, 1)
 
 
@@ -72,17 +73,23 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
     rows = gains(results)
     if not rows:
         return None
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.3), sharey=True)
+    volumes = list(dict.fromkeys(row["key"] for row in rows))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
     for ax, all_views in zip(axes, (False, True), strict=True):
-        for number, row in enumerate(rows):
+        for row in rows:
             cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
-            places = np.arange(len(cells)) + 0.14 * (number - (len(rows) - 1) / 2)
+            number, same = volumes.index(row["key"]), row["same_margin"]
+            places = np.arange(len(cells)) + 0.16 * (number - (len(volumes) - 1) / 2)
             colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
             ax.errorbar(
-                places, [cell["mean"] for cell in cells], [cell["error"] for cell in cells],
-                fmt=marker, ms=4.5, capsize=2.5, color=colour,
-                label=f"{row['title']}, {row['pairs']} {row['unit']}",
+                places if same else places + 0.06,
+                [cell["mean"] for cell in cells], [cell["error"] for cell in cells],
+                fmt=marker, ms=4.5, capsize=2 if same else 0, color=colour,
+                elinewidth=1.2 if same else 0.6, mfc=colour if same else "white",
+                label=f"{row['title']}, {row['pairs']} {row['unit']}" if same else None,
             )  # fmt: skip
+        if not all(row["same_margin"] for row in rows):
+            ax.errorbar([], [], fmt="o", ms=4.5, color="0.3", mfc="white", label=NO_MARGIN)
         names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
         ax.set_xticks(range(len(names)), names, fontsize=7.5)
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)

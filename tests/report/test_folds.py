@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -23,7 +24,11 @@ def results(tmp_path):
     for (name, fold), values in scores.items():
         one = {
             "sections": [{"cremi_score": value} for value in values],
-            "mean": {"cremi_score": sum(values) / len(values)},
+            "mean": {
+                "cremi_score": sum(values) / len(values),
+                "voi_split": 2 * sum(values) / len(values),
+                "voi_merge": 3 * sum(values) / len(values),
+            },
         }
         run = {
             "data": "isbi2012",
@@ -50,6 +55,8 @@ def test_differences_and_their_error_by_hand(results):
         assert row["difference"] == pytest.approx(-0.2)
         assert row["error"] == pytest.approx(0.1)  # folds differ by -0.1 and -0.3
         assert (row["lower"], row["lower_folds"]) == (7, 2)
+        assert row["voi"]["voi_split"] == pytest.approx([2 * 0.25, 2 * 0.45])
+        assert row["voi"]["voi_merge"] == pytest.approx([3 * 0.25, 3 * 0.45])
 
 
 def test_sections_have_their_numbers_in_the_volume(results):
@@ -86,6 +93,25 @@ def test_what_both_losses_gain_by_hand(results):
         assert cell["ahead"] == 2
 
 
+def test_where_labels_touch_there_are_two_rivals(results):
+    names = "unet-both", *readings.RIVALS
+    for fold, (method, score) in itertools.product(
+        (0, 1), zip(names, (0.3, 0.5, 0.4), strict=True)
+    ):
+        run = json.loads((results / "folds" / f"isbi2012_unet-both_{fold}.json").read_text())
+        for part in run["scores"].values():
+            part["mean"] = part["mean"] | {"cremi_score": score}
+        (results / "folds" / f"fib25_volume_{method}_{fold}.json").write_text(json.dumps(run))
+    _, same, other = readings.gains(results)
+    assert same["key"] == other["key"] == "fib25_volume"
+    assert same["touching"] and same["same_margin"] and not other["same_margin"]
+    assert {round(cell["mean"], 6) for cell in same["cells"]} == {0.2}
+    assert {round(cell["mean"], 6) for cell in other["cells"]} == {0.1}
+    figure = gain_figures.draw_readings(results)
+    names = figure.axes[0].get_legend_handles_labels()[1]
+    assert names == ["ISBI 2012, 2 folds", "FIB-25, volume, 2 folds", gain_figures.NO_MARGIN]
+
+
 def test_without_folds_seeds_are_paired(results):
     (results / "folds").rename(results / "runs")
     (row,) = readings.gains(results)
@@ -107,7 +133,8 @@ def test_the_linkage_of_a_cross_validation_is_the_best_on_its_validation_section
 
 
 def test_a_volume_is_one_score_a_fold():
-    (table,) = (folds.fold_table(data) for data in FOLDS if data == "fib25_volume")
+    (table,) = (table for table in folds.fold_tables() if table["key"] == "fib25_volume")
+    assert table["further"][0]["baseline"] == "U-Net, cross-entropy"
     assert (table["scored"], table["unit"], table["linkage"]) == (5, "volumes", "mean")
     for row in table["rows"]:
         assert row["lower"] == row["lower_folds"]
