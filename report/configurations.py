@@ -231,7 +231,13 @@ DATA: dict[str, Data] = {
         whole=True,
         steps=2000,
         mixed_precision=False,
-        methods=("unet-cross-entropy-as-labelled", "unet-cross-entropy", "unet-malis", "unet-both"),
+        methods=(
+            "unet-cross-entropy-as-labelled",
+            "unet-cross-entropy",
+            "unet-malis",
+            "unet-both",
+            "unet-both-malis-margin",
+        ),
     ),
     "fib25_volume": Data(
         "fib25_train.hdf",
