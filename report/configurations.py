@@ -335,17 +335,43 @@ TRIALS: dict[str, Method] = METHODS | {
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """Two methods that differ in nothing but MALIS.
+
+    Parameters
+    ----------
+    title : str
+        What both have; empty where there is nothing to tell.
+    baseline, method : str
+        Keys of `METHODS`: cross-entropy alone, and with MALIS.
+    """
+
+    title: str
+    baseline: str
+    method: str
+
+
+# Where labels touch, MALIS needs a margin between them (`malis.boundary`). Either cross-entropy
+# gets it, too, or it learns from the labels as they are and MALIS has a margin of its own.
+ABLATIONS = (
+    Ablation("with a margin", "unet-cross-entropy", "unet-both"),
+    Ablation("labels as they are", "unet-cross-entropy-as-labelled", "unet-both-malis-margin"),
+)
+
+
+def ablations_of(data: str) -> tuple[Ablation, ...]:
+    """Return what can be compared on a volume: without touching labels there is no margin."""
+    return ABLATIONS if DATA[data].boundary else (replace(ABLATIONS[0], title=""),)
+
+
+@dataclass(frozen=True)
 class Folds:
-    """A cross-validation: every fold tests other sections.
+    """A cross-validation of the ablations of a volume: every fold tests other sections.
 
     Parameters
     ----------
     count : int
         Of the folds.
-    baseline, method : str
-        Keys of `METHODS`: what is compared with what.
-    further : tuple of str
-        Keys of `METHODS` that the method is compared with besides.
     mixed_precision : bool
         Whether the networks compute in bfloat16.
     steps : int, optional
@@ -356,35 +382,15 @@ class Folds:
     """
 
     count: int
-    baseline: str = "unet-cross-entropy"
-    method: str = "unet-both"
-    further: tuple[str, ...] = ()
     mixed_precision: bool = False
     steps: int | None = None
     linkage: str | None = None
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """All methods, the baselines first."""
-        return *self.baselines, self.method
-
-    @property
-    def baselines(self) -> tuple[str, ...]:
-        """What the method is compared with."""
-        return self.baseline, *self.further
-
 
 FOLDS: dict[str, Folds] = {
     "isbi2012": Folds(6),
-    "fib25_neighbours": Folds(5, "unet-cross-entropy-as-labelled"),
-    "fib25_volume": Folds(
-        5,
-        "unet-cross-entropy-as-labelled",
-        further=("unet-cross-entropy", "unet-both-malis-margin"),
-        mixed_precision=True,
-        steps=3000,
-        linkage="mean_linkage",
-    ),
+    "fib25_neighbours": Folds(5),
+    "fib25_volume": Folds(5, mixed_precision=True, steps=3000, linkage="quantile75"),
 }
 
 
@@ -449,6 +455,7 @@ def fold_runs(
         for d in data
         if d in FOLDS
         for k in (range(FOLDS[d].count) if folds is None else folds)
-        for m in FOLDS[d].methods
+        for ablation in ablations_of(d)
+        for m in (ablation.baseline, ablation.method)
         if methods is None or m in methods
     ]

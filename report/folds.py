@@ -12,7 +12,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from report.comparisons import POST_PROCESSING
-from report.configurations import DATA, FOLDS, METHODS, fold_of, fold_runs
+from report.configurations import (
+    DATA,
+    FOLDS,
+    METHODS,
+    Ablation,
+    ablations_of,
+    fold_of,
+    fold_runs,
+)
 from report.record import RESULTS
 from report.runs import MAIN, VIEWS, title_of
 
@@ -59,7 +67,7 @@ def held_out_scores(run: dict[str, Any], reading: str) -> dict[int, float]:
 
 
 def fold_tables(results: Path = RESULTS) -> list[dict[str, Any]]:
-    """Compare with every baseline: the tables of `fold_table`, the first of a volume its own.
+    """Make the tables of `fold_table` of all volumes and ablations that have two folds.
 
     Parameters
     ----------
@@ -68,42 +76,39 @@ def fold_tables(results: Path = RESULTS) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One for each volume with two folds, and in ``further`` those of its other baselines.
     """
-    tables = []
-    for data, folds in FOLDS.items():
-        if table := fold_table(data, results):
-            others = [fold_table(data, results, baseline) for baseline in folds.further]
-            tables.append(table | {"further": [other for other in others if other]})
-    return tables
+    tables = (
+        fold_table(data, ablation, results) for data in FOLDS for ablation in ablations_of(data)
+    )
+    return [table for table in tables if table]
 
 
 def fold_table(
-    data: str, results: Path = RESULTS, baseline: str | None = None
+    data: str, ablation: Ablation | None = None, results: Path = RESULTS
 ) -> dict[str, Any] | None:
-    """Compare cross-entropy with both losses on all folds that have both.
+    """Compare cross-entropy without and with MALIS on all folds that have both.
 
     Parameters
     ----------
     data : str
         Key of `FOLDS`.
+    ablation : Ablation, optional
+        By default the first of the volume.
     results : Path
-    baseline : str, optional
-        One of the baselines of these folds; by default the first.
 
     Returns
     -------
     dict or None
-        ``title``; ``baseline`` and ``name`` of the ``methods``; ``folds`` and ``planned`` folds,
-        ``sections``, ``steps``, ``linkage``, how many pieces were ``scored`` and what they are
-        (``unit``); for each reading
-        of `READINGS` a row with the mean CREMI scores ``ours`` and ``theirs``, their mean
-        ``difference`` with its standard ``error``, the mean variation of information of both by
-        its part (``voi``, ours first), and in how many pieces and folds ours is ``lower``.
-        None with fewer than two folds.
+        ``title``; ``baseline`` and ``name`` of the ``methods``; what both have (``labels``);
+        ``folds`` and ``planned`` folds, ``sections``, ``steps``, ``linkage``, how many pieces
+        were ``scored`` and what they are (``unit``); for each reading of `READINGS` a row with
+        the mean CREMI scores ``ours`` and ``theirs``, their mean ``difference`` with its standard
+        ``error``, the mean variation of information of both by its part (``voi``, ours first),
+        and in how many pieces and folds ours is ``lower``. None with fewer than two folds.
     """
     found = load_folds(data, results)
-    baseline, method = baseline or FOLDS[data].baseline, FOLDS[data].method
+    ablation = ablation or ablations_of(data)[0]
+    baseline, method = ablation.baseline, ablation.method
     common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
     if len(common) < 2:
         return None
@@ -144,6 +149,7 @@ def fold_table(
         "name": METHODS[method].title,
         "baseline": METHODS[baseline].title,
         "methods": (baseline, method),
+        "labels": ablation.title,
         "folds": len(common),
         "planned": FOLDS[data].count,
         "sections": len(common) * len(DATA[data].split.test),

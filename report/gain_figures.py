@@ -7,15 +7,16 @@ import numpy as np
 
 from malis import plotting
 from report.canvas import WIDTH, add_legend, grid
-from report.configurations import FOLDS
-from report.folds import fold_table, held_out_scores, load_folds
+from report.configurations import ABLATIONS
+from report.folds import fold_tables, held_out_scores, load_folds
 from report.readings import READINGS, gains
 from report.record import RESULTS
 from report.runs import MAIN
 
 SHOWN = (MAIN, "threshold_watershed")
 LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
-NO_MARGIN = "hollow: against cross-entropy without margin"
+AS_LABELLED = ABLATIONS[1].title
+HOLLOW = "hollow: cross-entropy on labels as they are"
 TICKS = (-0.1, -0.03, 0, 0.03, 0.1, 0.3, 1)
 
 
@@ -31,21 +32,26 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
     Figure or None
         None while no fold has both.
     """
-    tables = [table for data in FOLDS if (table := fold_table(data, results))]
+    tables = fold_tables(results)
     if not tables:
         return None
-    panels = [(table, number) for table in tables for number in range(len(SHOWN))]
-    names = [table["title"] for table, _ in panels]
-    figure, axes = grid(names, height=1.75, columns=4)
-    for ax, (table, number) in zip(axes, panels, strict=False):
-        (row,) = (row for row in table["rows"] if row["key"] == SHOWN[number])
-        baseline, method = (load_folds(table["key"], results)[m] for m in table["methods"])
+    volumes = list(dict.fromkeys(table["key"] for table in tables))
+    panels = [(volume, number) for volume in volumes for number in range(len(SHOWN))]
+    figure, axes = grid([volume for volume, _ in panels], height=1.5, columns=4)
+    for ax, (volume, number) in zip(axes, panels, strict=False):
         reach = 0.0
-        for fold in sorted(set(baseline) & set(method)):
-            theirs, ours = (held_out_scores(run[fold], row["key"]) for run in (baseline, method))
-            colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
-            ax.plot(list(theirs.values()), list(ours.values()), "o", color=colour, ms=3)
-            reach = max(reach, *theirs.values(), *ours.values())
+        for table in (one for one in tables if one["key"] == volume):
+            (row,) = (row for row in table["rows"] if row["key"] == SHOWN[number])
+            baseline, method = (load_folds(volume, results)[m] for m in table["methods"])
+            hollow = {"mfc": "white"} if table["labels"] == AS_LABELLED else {}
+            for fold in sorted(set(baseline) & set(method)):
+                theirs, ours = (
+                    list(held_out_scores(run[fold], row["key"]).values())
+                    for run in (baseline, method)
+                )
+                colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
+                ax.plot(theirs, ours, "o", color=colour, ms=3, **hollow)
+                reach = max(reach, *theirs, *ours)
         ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
         ax.set(xlim=(0, 1.05 * reach), ylim=(0, 1.05 * reach), aspect="equal")
         ax.set_title(f"{table['title']},\n{row['name']}", fontsize=8)
@@ -74,11 +80,11 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
     if not rows:
         return None
     volumes = list(dict.fromkeys(row["key"] for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.2), sharey=True)
     for ax, all_views in zip(axes, (False, True), strict=True):
         for row in rows:
             cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
-            number, same = volumes.index(row["key"]), row["same_margin"]
+            number, same = volumes.index(row["key"]), row["labels"] != AS_LABELLED
             places = np.arange(len(cells)) + 0.16 * (number - (len(volumes) - 1) / 2)
             colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
             ax.errorbar(
@@ -88,8 +94,8 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
                 elinewidth=1.2 if same else 0.6, mfc=colour if same else "white",
                 label=f"{row['title']}, {row['pairs']} {row['unit']}" if same else None,
             )  # fmt: skip
-        if not all(row["same_margin"] for row in rows):
-            ax.errorbar([], [], fmt="o", ms=4.5, color="0.3", mfc="white", label=NO_MARGIN)
+        if any(row["labels"] == AS_LABELLED for row in rows):
+            ax.errorbar([], [], fmt="o", ms=4.5, color="0.3", mfc="white", label=HOLLOW)
         names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
         ax.set_xticks(range(len(names)), names, fontsize=7.5)
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)

@@ -3,17 +3,15 @@
 Networks that learned from cross-entropy and from both losses are read in ways that differ in how
 much evidence they want before they join two segments: a single strong edge (threshold and
 watershed, single linkage), the mean of a boundary, most of it (a quantile); from one view or from
-the mean over all. `gains` puts the differences side by side. Where labels touch, cross-entropy was
-trained both with the margin that MALIS needs and on the labels as they are: the first rival differs
-in nothing but the loss, the second may be the stronger one.
+the mean over all. `gains` puts the differences side by side. Each pair of trainings differs in
+nothing but MALIS.
 """
 
-from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from report.configurations import DATA, FOLDS
+from report.configurations import DATA, FOLDS, Ablation, ablations_of
 from report.folds import load_folds
 from report.record import RESULTS
 from report.runs import VIEWS, load_runs, score_of, title_of
@@ -24,13 +22,11 @@ READINGS = {  # from the most fragile to the most robust
     "mean_linkage": "mean linkage",
     "quantile75": "75 % quantile",
 }
-OURS = "unet-both"
-RIVALS = ("unet-cross-entropy", "unet-cross-entropy-as-labelled")  # the first has our margin
 Run = dict[str, Any]
 
 
 def pairs_of(
-    data: str, rival: str = RIVALS[0], results: Path = RESULTS
+    data: str, ablation: Ablation, results: Path = RESULTS
 ) -> tuple[str, list[tuple[Run, Run]]]:
     """Pair runs of both losses with those of cross-entropy that saw the same patches.
 
@@ -38,8 +34,7 @@ def pairs_of(
     ----------
     data : str
         Key of `DATA`.
-    rival : str
-        One of `RIVALS`.
+    ablation : Ablation
     results : Path
 
     Returns
@@ -50,11 +45,12 @@ def pairs_of(
     """
     if data in FOLDS:
         folds = load_folds(data, results)
-        pairs = _pair(folds.get(OURS, {}), folds.get(rival, {}))
+        pairs = _pair(folds.get(ablation.method, {}), folds.get(ablation.baseline, {}))
         if len(pairs) > 1:
             return "folds", pairs
     found = load_runs(results)
-    return "seeds", _pair(found.get((data, OURS), {}), found.get((data, rival), {}))
+    ours, theirs = (found.get((data, key), {}) for key in (ablation.method, ablation.baseline))
+    return "seeds", _pair(ours, theirs)
 
 
 def _pair(ours: dict[int, Run], theirs: dict[int, Run]) -> list[tuple[Run, Run]]:
@@ -71,15 +67,15 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One for each volume and rival with at least two pairs of runs: ``title``, whether its
-        labels are ``touching`` each other, whether the rival has the ``same_margin``, the number
-        of ``pairs`` and of which ``unit`` they are, and ``cells``: for every reading the ``mean``
-        of the difference (CREMI score of cross-entropy minus that of both losses), its standard
+        One for each volume and ablation with at least two pairs of runs: ``title``, whether its
+        labels are ``touching`` each other, what both have (``labels``), the number of ``pairs``
+        and of which ``unit`` they are, and ``cells``: for every reading the ``mean`` of the
+        difference (CREMI score of cross-entropy minus that of both losses), its standard
         ``error`` and in how many pairs it is positive (``ahead``).
     """
     rows = []
-    for data, rival in product(DATA, RIVALS):
-        unit, pairs = pairs_of(data, rival, results)
+    for data, ablation in ((key, one) for key in DATA for one in ablations_of(key)):
+        unit, pairs = pairs_of(data, ablation, results)
         if len(pairs) < 2:
             continue
         cells = []
@@ -105,7 +101,7 @@ def gains(results: Path = RESULTS) -> list[dict[str, Any]]:
                 "key": data,
                 "title": title_of(data),
                 "touching": DATA[data].boundary > 0,
-                "same_margin": rival == RIVALS[0],
+                "labels": ablation.title,
                 "unit": unit,
                 "pairs": len(pairs),
                 "cells": cells,

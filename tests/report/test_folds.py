@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
+import malis
 from report import folds, gain_figures, readings
-from report.configurations import FOLDS, fold_of
+from report.configurations import ABLATIONS, DATA, FOLDS, METHODS, ablations_of, fold_of
 from report.scoring import LINKAGES
 
 
@@ -13,7 +14,7 @@ from report.scoring import LINKAGES
 def results(tmp_path):
     """Two folds of four sections: both losses are 0.1 and 0.3 better, but in one section."""
     (tmp_path / "folds").mkdir()
-    baseline, method = FOLDS["isbi2012"].baseline, FOLDS["isbi2012"].method
+    baseline, method = ABLATIONS[0].baseline, ABLATIONS[0].method
     scores = {
         (baseline, 0): [0.4, 0.4, 0.4, 0.4],
         (method, 0): [0.3, 0.3, 0.3, 0.3],
@@ -45,7 +46,7 @@ def results(tmp_path):
 
 
 def test_differences_and_their_error_by_hand(results):
-    table = folds.fold_table("isbi2012", results)
+    table = folds.fold_table("isbi2012", results=results)
     assert (table["folds"], table["planned"], table["sections"]) == (2, 6, 8)
     assert (table["scored"], table["unit"]) == (8, "sections")
     assert [row["key"] for row in table["rows"]] == list(folds.READINGS)
@@ -66,14 +67,14 @@ def test_sections_have_their_numbers_in_the_volume(results):
 
 def test_with_one_fold_there_is_nothing_to_compare(results):
     (results / "folds" / "isbi2012_unet-both_1.json").unlink()
-    assert folds.fold_table("isbi2012", results) is None
+    assert folds.fold_table("isbi2012", results=results) is None
     assert gain_figures.draw_folds(results) is None
 
 
 def test_what_is_missing_has_a_command(results):
     row, *others = folds.missing_folds(results)
     assert row["runs"] == 2 * 6 - 5
-    assert [other["runs"] for other in others] == [2 * 5, 4 * 5]
+    assert [other["runs"] for other in others] == [4 * 5, 4 * 5]
     assert row["command"] == "python -m report.experiments --folds --only isbi2012"
 
 
@@ -93,23 +94,39 @@ def test_what_both_losses_gain_by_hand(results):
         assert cell["ahead"] == 2
 
 
-def test_where_labels_touch_there_are_two_rivals(results):
-    names = "unet-both", *readings.RIVALS
-    for fold, (method, score) in itertools.product(
-        (0, 1), zip(names, (0.3, 0.5, 0.4), strict=True)
-    ):
-        run = json.loads((results / "folds" / f"isbi2012_unet-both_{fold}.json").read_text())
-        for part in run["scores"].values():
-            part["mean"] = part["mean"] | {"cremi_score": score}
-        (results / "folds" / f"fib25_volume_{method}_{fold}.json").write_text(json.dumps(run))
-    _, same, other = readings.gains(results)
-    assert same["key"] == other["key"] == "fib25_volume"
-    assert same["touching"] and same["same_margin"] and not other["same_margin"]
-    assert {round(cell["mean"], 6) for cell in same["cells"]} == {0.2}
-    assert {round(cell["mean"], 6) for cell in other["cells"]} == {0.1}
+def test_where_labels_touch_malis_is_added_with_and_without_a_margin(results):
+    scores = {one: (0.5, 0.3) if one.title == "with a margin" else (0.5, 0.4) for one in ABLATIONS}
+    for ablation, pair in scores.items():
+        for fold, (method, score) in itertools.product(
+            (0, 1), zip((ablation.baseline, ablation.method), pair, strict=True)
+        ):
+            run = json.loads((results / "folds" / f"isbi2012_unet-both_{fold}.json").read_text())
+            for part in run["scores"].values():
+                part["mean"] = part["mean"] | {"cremi_score": score}
+            run["data"] = "fib25_volume"
+            (results / "folds" / f"fib25_volume_{method}_{fold}.json").write_text(json.dumps(run))
+    _, grown, plain = readings.gains(results)
+    assert grown["key"] == plain["key"] == "fib25_volume"
+    assert grown["touching"] and grown["labels"] == "with a margin"
+    assert plain["labels"] == "labels as they are"
+    assert {round(cell["mean"], 6) for cell in grown["cells"]} == {0.2}
+    assert {round(cell["mean"], 6) for cell in plain["cells"]} == {0.1}
     figure = gain_figures.draw_readings(results)
     names = figure.axes[0].get_legend_handles_labels()[1]
-    assert names == ["ISBI 2012, 2 folds", "FIB-25, volume, 2 folds", gain_figures.NO_MARGIN]
+    assert names == ["ISBI 2012, 2 folds", "FIB-25, volume, 2 folds", gain_figures.HOLLOW]
+
+
+def test_an_ablation_changes_nothing_but_malis():
+    for data in DATA:
+        for ablation in ablations_of(data):
+            theirs, ours = METHODS[ablation.baseline], METHODS[ablation.method]
+            (plain,) = (stage.loss(DATA[data]) for stage in theirs.stages)
+            (both,) = (stage.loss(DATA[data]) for stage in ours.stages)
+            assert type(plain) is type(both.losses[1]) is malis.AffinityCrossEntropy
+            for part in ("network", "peak_learning_rate", "boundary"):
+                assert getattr(theirs, part) == getattr(ours, part)
+    assert len(ablations_of("isbi2012")) == 1
+    assert len(ablations_of("fib25_volume")) == 2
 
 
 def test_without_folds_seeds_are_paired(results):
@@ -133,8 +150,9 @@ def test_the_linkage_of_a_cross_validation_is_the_best_on_its_validation_section
 
 
 def test_a_volume_is_one_score_a_fold():
-    (table,) = (table for table in folds.fold_tables() if table["key"] == "fib25_volume")
-    assert table["further"][0]["baseline"] == "U-Net, cross-entropy"
-    assert (table["scored"], table["unit"], table["linkage"]) == (5, "volumes", "mean")
-    for row in table["rows"]:
-        assert row["lower"] == row["lower_folds"]
+    tables = [table for table in folds.fold_tables() if table["key"] == "fib25_volume"]
+    assert [table["labels"] for table in tables] == [one.title for one in ABLATIONS]
+    for table in tables:
+        assert (table["scored"], table["unit"], table["linkage"]) == (5, "volumes", "75 % quantile")
+        for row in table["rows"]:
+            assert row["lower"] == row["lower_folds"]

@@ -1,11 +1,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from report.folds import fold_table
+from report.configurations import ABLATIONS
+from report.folds import fold_table, load_folds
 from report.gallery import picture_table
-from report.readings import RIVALS
+from report.readings import gains
 from report.table import table
 
 ROOT = Path(__file__).parents[2]
@@ -41,18 +43,48 @@ def test_the_numbers_of_the_cross_validation_are_those_of_the_folds():
 
 
 def test_the_numbers_of_the_volumes_are_those_of_the_folds():
-    plain, margin = (fold_table("fib25_volume", baseline=rival) for rival in reversed(RIVALS))
+    grown, plain = (fold_table("fib25_volume", ablation) for ablation in ABLATIONS)
     text = " ".join(README.split())
-    assert f"Cross-validated on {plain['folds']} volumes" in text
-    rows = [{row["key"]: row for row in table["rows"]} for table in (plain, margin)]
+    assert f"Cross-validated on {plain['folds']} volumes of FIB-25" in text
+    for key, words in (
+        ("threshold_watershed", "{} by threshold and watershed, and {} with MALIS"),
+        ("agglomeration", "the same four score {}, {}"),
+    ):
+        (row,) = (row for row in plain["rows"] if row["key"] == key)
+        assert words.format(f"{row['theirs']:.3f}", f"{row['ours']:.3f}") in text
+        if key == "threshold_watershed":
+            assert f"lower in {row['lower_folds']} of {plain['folds']} folds" in text
     for key, words in (
         (
             "threshold_watershed",
-            "{} with cross-entropy on labels as they are, {} with a margin, and {}",
+            "closes the same leaks ({}), and little is left for MALIS then ({})",
         ),
-        ("agglomeration", "({}); with a margin it reaches {} with cross-entropy and {} with both"),
+        ("agglomeration", ", {} and {}: level"),
     ):
-        as_labelled, grown = (row[key] for row in rows)
-        assert as_labelled["ours"] == grown["ours"]
-        scores = as_labelled["theirs"], grown["theirs"], grown["ours"]
-        assert words.format(*(f"{score:.3f}" for score in scores)) in text
+        (row,) = (row for row in grown["rows"] if row["key"] == key)
+        assert words.format(f"{row['theirs']:.3f}", f"{row['ours']:.3f}") in text
+
+
+def test_what_it_says_of_the_sections_holds_for_all_pairs():
+    rows = {row["labels"]: row for row in gains() if row["key"] == "fib25"}
+    grown, plain = (rows[ablation.title]["cells"] for ablation in ABLATIONS)
+    assert "in 3 of 3 pairs; on the labels as they are it does not" in " ".join(README.split())
+    assert grown[0]["key"] == "threshold_watershed" and grown[0]["ahead"] == 3
+    assert grown[0]["mean"] == max(cell["mean"] for cell in grown)
+    assert all(cell["mean"] < 0 for cell in plain)
+
+
+def test_by_the_mean_of_a_boundary_malis_splits_more_in_volumes():
+    found = load_folds("fib25_volume")
+    for ablation in ABLATIONS[1:]:
+        means = [
+            {
+                part: np.mean(
+                    [run["scores"]["mean_linkage"]["mean"][part] for run in found[method].values()]
+                )
+                for part in ("cremi_score", "voi_split")
+            }
+            for method in (ablation.baseline, ablation.method)
+        ]
+        assert means[0]["cremi_score"] < means[1]["cremi_score"]
+        assert means[0]["voi_split"] < means[1]["voi_split"]
