@@ -16,7 +16,7 @@ from report.runs import MAIN
 SHOWN = (MAIN, "threshold_watershed")
 LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
 AS_LABELLED = ABLATIONS[1].title
-HOLLOW = "hollow: cross-entropy on labels as they are"
+HOLLOW = "hollow: labels as they are"
 TICKS = (-0.1, -0.03, 0, 0.03, 0.1, 0.3, 1)
 
 
