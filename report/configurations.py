@@ -302,6 +302,7 @@ TRIALS: dict[str, Method] = METHODS | {
                 "cnn-2009",
                 "unet-cross-entropy",
                 "unet-malis",
+                "unet-ce-then-malis",
                 "unet-ce-then-both",
                 "unet-both",
             )
@@ -341,7 +342,7 @@ class Ablation:
     Parameters
     ----------
     title : str
-        What both have; empty where there is nothing to tell.
+        What both have, or when MALIS comes in.
     baseline, method : str
         Keys of `METHODS`: cross-entropy alone, and with MALIS.
     """
@@ -357,11 +358,16 @@ ABLATIONS = (
     Ablation("with a margin", "unet-cross-entropy", "unet-both"),
     Ablation("labels as they are", "unet-cross-entropy-as-labelled", "unet-both-malis-margin"),
 )
+# Where they do not touch, there is no margin; MALIS is added from the start or halfway.
+APART = (
+    Ablation("MALIS from the start", "unet-cross-entropy", "unet-both"),
+    Ablation("MALIS alone in the second half", "unet-cross-entropy", "unet-ce-then-malis"),
+)
 
 
 def ablations_of(data: str) -> tuple[Ablation, ...]:
-    """Return what can be compared on a volume: without touching labels there is no margin."""
-    return ABLATIONS if DATA[data].boundary else (replace(ABLATIONS[0], title=""),)
+    """Return the pairs of methods that are compared on a volume."""
+    return ABLATIONS if DATA[data].boundary else APART
 
 
 @dataclass(frozen=True)
@@ -450,7 +456,7 @@ def fold_runs(
     data: Sequence[str], methods: Sequence[str] | None = None, folds: Sequence[int] | None = None
 ) -> list[tuple[str, str, int]]:
     """List the runs of the cross-validations, all methods of a fold before the next fold."""
-    return [
+    listed = [
         (d, m, k)
         for d in data
         if d in FOLDS
@@ -459,3 +465,4 @@ def fold_runs(
         for m in (ablation.baseline, ablation.method)
         if methods is None or m in methods
     ]
+    return list(dict.fromkeys(listed))
