@@ -6,12 +6,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from report.configurations import DATA, METHODS, SEEDS, TRIALS, runs
+from report.configurations import DATA, METHODS, RATES, SEEDS, TRIALS, at_rate, file_name, runs
 from report.runs import (
     MAIN,
     VIEWS,
     baseline_of,
     is_cross_entropy,
+    load_runs,
     methods_of,
     score_of,
     statistics,
@@ -321,8 +322,11 @@ def trial_table(results: Path) -> dict[str, Any] | None:
     """
     steps: dict[str, set[int]] = {}
     trials: dict[tuple[str, str], list[float]] = {}
+    rates = {at_rate(method, rate).title for method in METHODS for rate in RATES}
     for path in sorted((results / "trials").glob("*.json")):
         trial = json.loads(path.read_text())
+        if trial["title"] in rates:  # see `rate_tables`
+            continue
         score = trial["scores"][MAIN]["validation_cremi"]
         trials.setdefault((trial["title"], trial["data"]), []).append(score)
         steps.setdefault(trial["data"], set()).add(trial["steps"])
@@ -340,6 +344,49 @@ def trial_table(results: Path) -> dict[str, Any] | None:
         "steps": [sorted(steps[data]) for data in volumes],
         "rows": rows,
     }
+
+
+def rate_tables(results: Path) -> list[dict[str, Any]]:
+    """Compare the learning rates of the grid with half and twice as much, on validation sections.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        One for each volume with trials: ``title``, ``steps``, and ``rows``, one for each method.
+        A row has its ``name``, the ``peak`` of its learning rate in the grid, and under ``half``,
+        ``own`` and ``twice`` the mean validation CREMI score with its spread over the seeds that
+        all three have.
+    """
+    found, tables = load_runs(results), []
+    for data, source in DATA.items():
+        rows = []
+        for method, recipe in METHODS.items():
+            scores = {"own": found.get((data, method), {})}
+            for rate in RATES:
+                scores[rate] = {}
+                for seed in SEEDS:
+                    name = file_name(data, at_rate(method, rate).title, seed)
+                    path = results / "trials" / f"{name}.json"
+                    if path.exists():
+                        scores[rate][seed] = json.loads(path.read_text())
+            common = set.intersection(*map(set, scores.values()))
+            if common:
+                cells = {
+                    rate: statistics(
+                        [by_seed[s]["scores"][MAIN]["validation_cremi"] for s in common]
+                    )
+                    for rate, by_seed in scores.items()
+                }
+                rows.append({"name": recipe.title, "peak": recipe.peak_learning_rate, **cells})
+        if rows:
+            tables.append(
+                {"key": data, "title": title_of(data), "steps": source.steps, "rows": rows}
+            )
+    return tables
 
 
 def _range(sections: range) -> str:

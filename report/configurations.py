@@ -1,6 +1,7 @@
 """What is compared with what: data, splits, networks, losses and budgets, in one place."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -287,27 +288,25 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+RATES = {"half": 0.5, "twice": 2.0}  # tried for every method
+
+
+def at_rate(method: str, rate: str) -> Method:
+    """Return a method that learns at another rate, half or twice its own."""
+    own = METHODS[method]
+    return replace(
+        own,
+        title=f"{own.title}, {rate} the learning rate",
+        peak_learning_rate=RATES[rate] * own.peak_learning_rate,
+    )
+
+
 # What was tried on the way, judged by validation sections alone: the learning rate of every method,
 # and one setting after the other.
 TRIALS: dict[str, Method] = METHODS | {
     trial.title: trial
     for trial in (
-        *(
-            replace(
-                METHODS[name],
-                title=f"{METHODS[name].title}, {word} the learning rate",
-                peak_learning_rate=factor * METHODS[name].peak_learning_rate,
-            )
-            for name in (
-                "cnn-2009",
-                "unet-cross-entropy",
-                "unet-malis",
-                "unet-ce-then-malis",
-                "unet-ce-then-both",
-                "unet-both",
-            )
-            for word, factor in (("half", 0.5), ("twice", 2.0))
-        ),
+        *(at_rate(method, rate) for method in METHODS for rate in RATES),
         Method("U-Net, constrained MALIS, whole patches", (Stage(constrained_malis(whole=True)),)),
         Method("U-Net, both losses, no margin", (Stage(both()),), boundary=0),
         Method(
@@ -452,6 +451,15 @@ def runs(
     ]
 
 
+def rate_runs(
+    data: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+) -> list[tuple[str, str, int]]:
+    """List the trials of other learning rates for the runs of a grid."""
+    return [
+        (d, at_rate(m, rate).title, s) for d, m, s in runs(data, methods, seeds) for rate in RATES
+    ]
+
+
 def fold_runs(
     data: Sequence[str], methods: Sequence[str] | None = None, folds: Sequence[int] | None = None
 ) -> list[tuple[str, str, int]]:
@@ -466,3 +474,8 @@ def fold_runs(
         if methods is None or m in methods
     ]
     return list(dict.fromkeys(listed))
+
+
+def file_name(data: str, method: str, seed: int) -> str:
+    """Return the name of a run without suffix; that of a trial has no blanks and signs."""
+    return f"{data}_{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}_{seed}"

@@ -3,6 +3,7 @@
     python -m report.experiments                   every run that has no result yet
     python -m report.experiments --only isbi2012 --methods unet-both --seeds 0
     python -m report.experiments --trials --only fib25 --seeds 0 --steps 400
+    python -m report.experiments --rates --only isbi2012 --seeds 0
     python -m report.experiments --folds           every section is a test section once
     python -m report.experiments --rescore         segment and score anew with the trained networks
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
@@ -17,7 +18,6 @@ with its number as seed. One that was killed goes on from its checkpoint in
 import argparse
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +39,10 @@ from report.configurations import (
     Data,
     Decay,
     Method,
+    file_name,
     fold_of,
     fold_runs,
+    rate_runs,
     runs,
 )
 from report.record import RESULTS, ROOT, write_results
@@ -278,11 +280,6 @@ def margin_of(source: Data, recipe: Method) -> int:
     return source.boundary if recipe.boundary is None else recipe.boundary
 
 
-def file_name(data: str, method: str, seed: int) -> str:
-    """Return the name of a run without suffix; that of a trial has no blanks and signs."""
-    return f"{data}_{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}_{seed}"
-
-
 def _describe(loss: torch.nn.Module) -> dict[str, Any]:
     """List the settings of a loss and of those that it is made of."""
     settings = {
@@ -315,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=TRIALS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 1 2, or all folds")
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
+    parser.add_argument("--rates", action="store_true", help="trials of other learning rates")
     parser.add_argument("--steps", type=int, help="of a trial; by default those of the runs")
     parser.add_argument("--folds", action="store_true", help="cross-validate; seeds are the folds")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
@@ -327,18 +325,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     methods = options.methods or list(TRIALS if options.trials else METHODS)
-    if not options.trials and (unknown := set(methods) - set(METHODS)):
+    if options.trials and options.rates:
+        parser.error("--rates: trials of its own, without --trials")
+    options.trials |= options.rates
+    if (options.rates or not options.trials) and (unknown := set(methods) - set(METHODS)):
         parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
     if options.steps and not options.trials:
         parser.error("--steps: only with --trials")
     if options.folds and (options.trials or options.rescore):
-        parser.error("--folds: neither with --trials nor with --rescore")
+        parser.error("--folds: with none of --trials, --rates and --rescore")
     folder = "trials" if options.trials else "folds" if options.folds else "runs"
     work = WORK / "quick" if options.quick else WORK
     work = work if folder == "runs" and not options.quick else work / folder
     device = str(choose_device())
     if options.folds:
         grid = fold_runs(options.only, options.methods, options.seeds)
+    elif options.rates:
+        grid = rate_runs(options.only, methods, options.seeds or SEEDS)
     else:
         grid = runs(options.only, methods, options.seeds or SEEDS)
     for data, method, seed in grid:

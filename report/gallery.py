@@ -32,8 +32,8 @@ from malis import plotting
 from malis.checkpoint import Model, load_model
 from malis.dataset import LabelledVolume, load_volume, relabel_components
 from malis.segmentation import agglomerate
-from report.configurations import DATA, METHODS, SEEDS, runs
-from report.experiments import WORK, file_name
+from report.configurations import DATA, METHODS, SEEDS, file_name, runs
+from report.experiments import WORK
 from report.gathered import collect
 from report.record import ROOT, environment
 from report.runs import GALLERY, gallery_cards, load_runs

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from report.comparisons import data_table, loss_settings, summarise, training_costs, trial_table
+from report.comparisons import (
+    data_table,
+    loss_settings,
+    rate_tables,
+    summarise,
+    training_costs,
+    trial_table,
+)
 from report.configurations import DATA
 from report.examples import grid_example, rounds_example, weak_pixel_example
 from report.folds import fold_tables, missing_folds
@@ -69,6 +76,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "training": training_costs(found),
         "loss_settings": loss_settings(found),
         "trials": trial_table(results),
+        "rates": rate_tables(results),
         "margin": _read(results / "margin.json"),
         "folds": fold_tables(results),
         "fold_runs": len(list((results / "folds").glob("*.json"))),

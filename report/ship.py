@@ -10,8 +10,8 @@ import json
 import shutil
 
 from malis.checkpoint import load_model
-from report.configurations import DATA, METHODS
-from report.experiments import WORK, file_name
+from report.configurations import DATA, METHODS, file_name
+from report.experiments import WORK
 from report.record import ROOT
 
 MODELS = ROOT / "data" / "models"

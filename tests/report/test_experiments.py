@@ -11,7 +11,7 @@ from malis import checkpoint
 from malis.augmentation import Augmentation
 from malis.checkpoint import load_model
 from malis.dataset import SectionSplit
-from report import configurations, experiments, gallery, margin, record, ship
+from report import comparisons, configurations, experiments, gallery, margin, record, ship
 from report.runs import load_runs
 from report.scoring import LINKAGES
 from unet import UNet
@@ -98,6 +98,38 @@ def test_the_learning_rate_falls_from_its_peak_to_nothing():
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)
     assert abs(rates[-1]) < 1e-12
+
+
+def test_other_learning_rates_are_tried_without_a_look_at_test_sections(small_world, monkeypatch):
+    results = small_world / "results"
+    monkeypatch.setattr(experiments, "RESULTS", results)
+    monkeypatch.setattr(record, "RESULTS", results)
+    monkeypatch.setattr(experiments, "WORK", small_world / "work")
+    asked = ["--only", "small", "--methods", "cnn-2009", "--seeds", "0"]
+    experiments.main([*asked, "--rates"])
+    own = configurations.METHODS["cnn-2009"].peak_learning_rate
+    written = [json.loads(path.read_text()) for path in (results / "trials").iterdir()]
+    assert sorted(trial["peak_learning_rate"] for trial in written) == [own / 2, 2 * own]
+    assert not any("sections" in part for trial in written for part in trial["scores"].values())
+    assert comparisons.rate_tables(results) == []  # nothing to compare with
+
+    experiments.main(asked)
+    (table,) = comparisons.rate_tables(results)
+    (row,) = table["rows"]
+    assert (row["name"], row["peak"]) == (configurations.METHODS["cnn-2009"].title, own)
+    scores = {trial["peak_learning_rate"]: trial["scores"] for trial in written}
+    for rate, factor in {"half": 0.5, "twice": 2}.items():
+        assert row[rate]["mean"] == scores[factor * own]["agglomeration"]["validation_cremi"]
+    assert row["own"]["n"] == 1
+    trials = comparisons.trial_table(results)
+    assert trials is None or not trials["rows"]
+
+
+@pytest.mark.parametrize("other", ["--trials", "--folds"])
+def test_trials_of_learning_rates_stand_alone(other, capsys):
+    with pytest.raises(SystemExit):
+        experiments.main(["--rates", other])
+    assert "--rates" in capsys.readouterr().err
 
 
 def test_results_say_where_they_come_from(tmp_path, monkeypatch):
