@@ -24,7 +24,10 @@ from malis.segmentation.threshold import ThresholdCurve
 from malis.views import predict_views
 from report.runs import VIEWS
 
-WATERSHED_THRESHOLDS = np.round(np.arange(0.05, 1, 0.05), 2)
+# Finer towards 1: a network that is sure of itself is best cut where hardly anything is left above.
+WATERSHED_THRESHOLDS = np.concatenate(
+    [np.arange(5, 95, 5) / 100, 1 - np.array([50, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1]) / 1000]
+).round(4)
 LINKAGES: dict[str, dict[str, Any]] = {
     "mean_linkage": {"linkage": "mean"},
     "single_linkage": {"linkage": "single"},
@@ -150,7 +153,7 @@ def score_network(
         For ``"agglomeration"``, each key of `LINKAGES`, and for ``"threshold_watershed"``: the
         threshold, its mean CREMI score on the validation sections and, with test sections, the
         scores of each and their mean; for the linkages also the split-merge curve on validation
-        and, to look at, on test sections. All of it again with the prefix `VIEWS`, from affinities
+        and, to look at, on test sections; for threshold and watershed all candidates. All of it again with the prefix `VIEWS`, from affinities
         that are the mean over all views. JSON-able.
     """
     results = {}
@@ -206,7 +209,11 @@ def score_samples(
     ]
     best = int(np.argmin(errors))
     threshold = float(WATERSHED_THRESHOLDS[best])
-    results["threshold_watershed"] = {"threshold": threshold, "validation_cremi": errors[best]}
+    results["threshold_watershed"] = {
+        "threshold": threshold,
+        "validation_cremi": errors[best],
+        "candidates": {"threshold": WATERSHED_THRESHOLDS.tolist(), "validation_cremi": errors},
+    }
     if report:
         results["threshold_watershed"] |= _scores(report, watershed(report, threshold), ignore)
     return results
