@@ -12,6 +12,7 @@ from report.runs import (
     VIEWS,
     baseline_of,
     is_cross_entropy,
+    is_open_ended,
     load_runs,
     methods_of,
     score_of,
@@ -58,6 +59,7 @@ def data_table(data: str, found: dict) -> dict[str, Any]:
                 "scores": {s: statistics([score_of(r, s) for r in all_runs]) for s in SCORES},
                 "by_kind": {
                     kind: statistics([score_of(r, "cremi_score", kind) for r in all_runs])
+                    | {"open_ended": any(is_open_ended(r, kind) for r in all_runs)}
                     for kind in kinds
                 },
             }

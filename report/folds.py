@@ -22,7 +22,7 @@ from report.configurations import (
     fold_runs,
 )
 from report.record import RESULTS
-from report.runs import MAIN, VIEWS, title_of
+from report.runs import MAIN, VIEWS, is_open_ended, title_of
 
 READINGS = {
     MAIN: "agglomeration",
@@ -104,7 +104,8 @@ def fold_table(
         were ``scored`` and what they are (``unit``); for each reading of `READINGS` a row with
         the mean CREMI scores ``ours`` and ``theirs``, their mean ``difference`` with its standard
         ``error``, the mean variation of information of both by its part (``voi``, ours first),
-        and in how many pieces and folds ours is ``lower``. None with fewer than two folds.
+        in how many pieces and folds ours is ``lower``, and whether a threshold is the last that
+        was tried (``open_ended``). None with fewer than two folds.
     """
     found = load_folds(data, results)
     ablation = ablation or ablations_of(data)[0]
@@ -139,6 +140,11 @@ def fold_table(
                     ]
                     for part in ("voi_split", "voi_merge")
                 },
+                "open_ended": any(
+                    is_open_ended(found[m][fold], reading.replace(MAIN, linkage))
+                    for fold in common
+                    for m in (method, baseline)
+                ),
                 "lower": sum(one < 0 for one in pieces),
                 "lower_folds": sum(one < 0 for one in folds),
             }

@@ -12,7 +12,7 @@ from report.configurations import ablations_of
 from report.folds import fold_tables, held_out_scores, load_folds
 from report.readings import READINGS, gains
 from report.record import RESULTS
-from report.runs import MAIN
+from report.runs import MAIN, VIEWS
 
 SHOWN = (MAIN, "threshold_watershed")
 LINEAR = 0.05  # up to here gains are drawn to scale, beyond by their logarithm
@@ -90,7 +90,9 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
         for row in rows:
             cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
             number, first = volumes.index(row["key"]), _is_first(row)
-            places = np.arange(len(cells)) + 0.16 * (number - (len(volumes) - 1) / 2)
+            kinds = [cell["key"].removeprefix(VIEWS) for cell in cells]
+            places = np.array([list(READINGS).index(kind) for kind in kinds], float)
+            places += 0.16 * (number - (len(volumes) - 1) / 2)
             colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
             ax.errorbar(
                 places if first else places + 0.06,

@@ -19,6 +19,7 @@ TITLES = {
     "cremi_crop": "CREMI B, crop",
 }
 MAIN = "agglomeration"
+LAST_CANDIDATE = 0.95  # for the threshold before a watershed, in runs that do not say
 VIEWS = "views_"  # before the names of what is found with the mean over all views
 GALLERY = ROOT / "report" / "figures" / "gallery"
 
@@ -53,6 +54,30 @@ def score_of(run: dict[str, Any], score: str, kind: str = MAIN) -> float | None:
     if means is None:
         return None
     return 1 - means["adapted_rand_error"] if score == "rand" else means[score]
+
+
+def is_open_ended(run: dict[str, Any], kind: str) -> bool:
+    """Whether a threshold is the last of its candidates: a higher one might have been better.
+
+    Such a score tells how far the candidates went, not what the network can do, and nothing is
+    compared with it.
+
+    Parameters
+    ----------
+    run : dict
+        What the run wrote.
+    kind : str
+        How segments are read; only threshold and watershed tries candidates from a list.
+
+    Returns
+    -------
+    bool
+    """
+    if not kind.endswith("threshold_watershed") or kind not in run["scores"]:
+        return False
+    part = run["scores"][kind]
+    last = part["candidates"]["threshold"][-1] if "candidates" in part else LAST_CANDIDATE
+    return part["threshold"] >= last
 
 
 def statistics(values: Sequence[float | None]) -> dict[str, Any] | None:

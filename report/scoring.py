@@ -153,8 +153,8 @@ def score_network(
         For ``"agglomeration"``, each key of `LINKAGES`, and for ``"threshold_watershed"``: the
         threshold, its mean CREMI score on the validation sections and, with test sections, the
         scores of each and their mean; for the linkages also the split-merge curve on validation
-        and, to look at, on test sections; for threshold and watershed all candidates. All of it again with the prefix `VIEWS`, from affinities
-        that are the mean over all views. JSON-able.
+        and, to look at, on test sections; for threshold and watershed all candidates. All of it
+        again with the prefix `VIEWS`, from affinities that are the mean over all views. JSON-able.
     """
     results = {}
     for prefix, averaged in (("", False), (VIEWS, True)):

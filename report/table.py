@@ -4,7 +4,7 @@ import argparse
 from statistics import mean, stdev
 
 from report.configurations import DATA, METHODS
-from report.runs import load_runs
+from report.runs import is_open_ended, load_runs
 
 COLUMNS = {
     "VOI split": ("agglomeration", "voi_split"),
@@ -28,7 +28,8 @@ def table(data: str) -> str:
     -------
     str
         A row a method; mean over seeds, and standard deviation where there are several. Rand is 1
-        minus the adapted Rand error.
+        minus the adapted Rand error. An asterisk marks scores of which one or more belong to the
+        last threshold that was tried, see `report.runs.is_open_ended`.
     """
     lines = [["", *COLUMNS, "seeds"], ["---"] * (len(COLUMNS) + 2)]
     runs = {method: list(r.values()) for (name, method), r in load_runs().items() if name == data}
@@ -40,7 +41,8 @@ def table(data: str) -> str:
             values = [run["scores"][kind]["mean"][score] for run in runs[method]]
             values = [1 - value for value in values] if name == "Rand" else values
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}")
+            mark = r" \*" if any(is_open_ended(run, kind) for run in runs[method]) else ""
+            cells.append(f"{mean(values):.3f}{spread}{mark}")
         lines.append([METHODS[method].title, *cells, str(len(runs[method]))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

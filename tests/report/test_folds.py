@@ -7,6 +7,7 @@ import pytest
 import malis
 from report import folds, gain_figures, readings
 from report.configurations import ABLATIONS, DATA, FOLDS, METHODS, ablations_of, fold_of, fold_runs
+from report.runs import is_open_ended
 from report.scoring import LINKAGES
 
 
@@ -24,6 +25,7 @@ def results(tmp_path):
     }
     for (name, fold), values in scores.items():
         one = {
+            "threshold": 0.5,
             "sections": [{"cremi_score": value} for value in values],
             "mean": {
                 "cremi_score": sum(values) / len(values),
@@ -92,6 +94,33 @@ def test_what_both_losses_gain_by_hand(results):
         assert cell["mean"] == pytest.approx(0.2)
         assert cell["error"] == pytest.approx(0.1)
         assert cell["ahead"] == 2
+
+
+def test_the_end_of_a_list_of_thresholds_is_no_result(results):
+    path = results / "folds" / "isbi2012_unet-both_1.json"
+    run, kind = json.loads(path.read_text()), "threshold_watershed"
+    candidates = [0.5, 0.95, 0.99]
+    for threshold, tried, is_open in (
+        (0.95, None, True),
+        (0.95, candidates, False),
+        (0.99, candidates, True),
+    ):
+        run["scores"][kind] |= {"threshold": threshold}
+        if tried:
+            run["scores"][kind]["candidates"] = {"threshold": tried}
+        path.write_text(json.dumps(run))
+        assert is_open_ended(run, kind) == is_open
+        assert not is_open_ended(run, "single_linkage")
+        (row,) = readings.gains(results)
+        assert (kind in [cell["key"] for cell in row["cells"]]) != is_open
+        (row,) = (
+            r for r in folds.fold_table("isbi2012", results=results)["rows"] if r["key"] == kind
+        )
+        assert row["open_ended"] == is_open
+        figure = gain_figures.draw_readings(results)
+        (line,) = (one for one in figure.axes[0].lines if one.get_marker() == "o")
+        assert len(line.get_xdata()) == 4 - is_open
+        assert line.get_xdata()[-1] == pytest.approx(3)
 
 
 def test_where_labels_touch_malis_is_added_with_and_without_a_margin(results):
