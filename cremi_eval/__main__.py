@@ -38,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.json and not options.json.parent.is_dir():
             raise FileNotFoundError(f"cannot write {options.json}: its folder does not exist")
+        if options.json and options.json.exists():
+            inputs = [path for path in (options.submission, options.truth) if path.exists()]
+            if any(options.json.samefile(path) for path in inputs):
+                raise FileExistsError(f"{options.json} is an input: take another name for FILE")
+            if not options.overwrite:
+                raise FileExistsError(f"{options.json} exists; --overwrite replaces it")
         results = score_files(
             options.submission,
             options.truth,
@@ -229,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         help="ignore these true neuron ids, e.g. 0 where it means membrane; 2^64-1 always is",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores to FILE, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     return parser
 
 

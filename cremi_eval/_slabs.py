@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 
 
@@ -54,5 +55,7 @@ def read(data: Any, part: slice | tuple[slice, ...] = ()) -> np.ndarray:
     try:
         return np.asarray(data[part])
     except OSError as error:
+        if not isinstance(data, h5py.Dataset):  # it knows its own name
+            raise
         where = f"{data.file.filename}: dataset {data.name}"
         raise OSError(f"{where} cannot be read, the file is damaged ({error})") from error

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from malis.affinity import edge_slices
-from malis.tensors import triton_kernels
+from malis.tensors import exceeds_parallel, triton_kernels
 
 FINISHED = torch.iinfo(torch.int64).max  # key of a supervertex that has no edge to pick
 _NUMBER_BITS = 32  # the low half of a key is the number of the edge
@@ -80,7 +80,7 @@ class Grid:
     def __init__(self, affinities: Tensor, offsets: np.ndarray) -> None:
         self.shape = affinities.shape[1:]
         self.n_voxels = self.shape.numel()
-        if self.n_voxels >= 2**29 or affinities.numel() >= 2**31:
+        if exceeds_parallel(affinities.shape, len(self.shape)):
             raise ValueError(
                 f'backend="parallel" numbers fewer than 2^29 voxels and 2^31 edges of a batch, got '
                 f'{self.n_voxels} and {affinities.numel()}; take fewer samples or "higra"'

@@ -85,8 +85,8 @@ def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) ->
     Raises
     ------
     ValueError
-        If the shape does not fit the offsets, an axis is empty, or an affinity is not finite or
-        outside [0, 1] by more than rounding.
+        If the shape does not fit the offsets, an axis is empty, or the affinity of an edge within
+        the volume is not finite or outside [0, 1] by more than rounding.
     TypeError
         If the affinities are not floating-point numbers.
     """
@@ -102,9 +102,38 @@ def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) ->
         epsilon = float(np.finfo(affinities.dtype).eps)
         values = affinities.astype(np.float32, copy=False)
     low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # perhaps on edges that leave the volume, where all is allowed
+        values = clear_outside(values, offsets)
+        low, high = float(values.min()), float(values.max())
     check_unit_interval(low, high, epsilon)
     # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
     return np.maximum(values, np.float32(0)) + np.float32(0) if low <= 0 else values
+
+
+def clear_outside(affinities: Array, offsets: np.ndarray) -> Array:
+    """Set to 0 what stands on edges that leave the volume; gradients there become exactly 0.
+
+    Parameters
+    ----------
+    affinities : ([B,] C, *spatial) array or tensor
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    array or tensor
+        A copy.
+    """
+    tensor = isinstance(affinities, torch.Tensor)
+    values = affinities.clone() if tensor else affinities.copy()
+    for channel, offset in enumerate(offsets.tolist()):
+        for axis, step in enumerate(offset):
+            if step:
+                size = values.shape[axis - len(offset)]
+                outside = slice(-step) if step < 0 else slice(max(size - step, 0), None)
+                box = [slice(None)] * len(offset)
+                box[axis] = outside
+                values[(..., channel, *box)] = 0
+    return values
 
 
 def check_unit_interval(low: float, high: float, epsilon: float) -> None:

@@ -9,6 +9,7 @@ neurite together, and then its two parts lie in the patch as two objects: nothin
 joins them, and a loss that asks for pairs of voxels must not ask for that pair.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from malis.components import relabel_components
 from malis.normalise import normalise
 
 MAX_REDRAWS = 1000
+BACKGROUND = np.uint64(2**64 - 1)  # CREMI's id of what belongs to no object
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +200,8 @@ class PatchDataset(Dataset):
     continued by its mirror image, as in `malis.inference`; otherwise nothing within the context
     of the border would ever be learned from. The same goes for neighbours beyond the first and the
     last section. A patch with fewer than two objects teaches nothing
-    about boundaries and is drawn again.
+    about boundaries and is drawn again. CREMI's id for what belongs to no object, 2^64-1, becomes
+    background.
 
     Examples
     --------
@@ -236,7 +239,8 @@ class PatchDataset(Dataset):
                 f"for patches of {self.patch_size}"
             )
         self._names = [f"{volume.name} {volume.raw.shape}" for volume in volumes]
-        self._labels = [volume.labels.view(np.int64) for volume in volumes]
+        self._checksums = [_checksum(volume) for volume in volumes]
+        self._labels = [_training_labels(volume.labels) for volume in volumes]
         self._raw = [np.pad(volume.raw, self._context(), mode="reflect") for volume in volumes]
         sizes = np.array([volume.raw.size for volume in volumes], float)
         self._share = sizes / sizes.sum()
@@ -266,8 +270,9 @@ class PatchDataset(Dataset):
         # A checkpoint knows its data by this, so what is off is not named.
         boundary = f"boundary={self.boundary}, " if np.any(self.boundary) else ""
         neighbours = f"neighbours={self.neighbours}, " if self.neighbours else ""
+        volumes = map(" ".join, zip(self._names, self._checksums, strict=True))
         return (
-            f"PatchDataset({', '.join(self._names)}, patch_size={self.patch_size}, "
+            f"PatchDataset({', '.join(volumes)}, patch_size={self.patch_size}, "
             f"output_size={self.output_size}, augment={self.augment}, {boundary}{neighbours}"
             f"seed={self.seed}, length={self.length})"
         )
@@ -295,6 +300,22 @@ class PatchDataset(Dataset):
         raw = normalise(self._raw[chosen][_box(corner, outer)])
         raw = torch.from_numpy(raw.reshape(-1, *outer[flat:]))
         return raw, torch.from_numpy(labels.reshape(inner[flat:]).copy())
+
+
+def _checksum(volume: LabelledVolume) -> str:
+    """Tell volumes of one name and shape apart."""
+    value = 0
+    for array in (volume.raw, volume.labels):
+        for section in array:
+            value = zlib.crc32(np.ascontiguousarray(section), value)
+    return f"{value:08x}"
+
+
+def _training_labels(labels: np.ndarray) -> np.ndarray:
+    """Return labels as int64, CREMI's id for "no object" as 0; without a copy where it can be."""
+    if (labels == BACKGROUND).any():
+        labels = np.where(labels == BACKGROUND, np.uint64(0), labels)
+    return labels.view(np.int64)
 
 
 def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from malis.affinity import affinities_from_labels, existing_edges
-from malis.checks import Offsets, check_batch, check_offsets
+from malis.checks import (
+    Offsets,
+    check_batch,
+    check_offsets,
+    check_unit_interval,
+    clear_outside,
+)
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,
@@ -75,16 +81,23 @@ class AffinityCrossEntropy(nn.Module):
         Returns
         -------
         0-dimensional Tensor
-            At least float32.
+            At least float32; 0 where no edge exists.
 
         Raises
         ------
         ValueError
-            If shapes disagree.
+            If shapes disagree, or the affinity of an edge is not finite or not in [0, 1].
+        TypeError
+            If affinities are not floating-point numbers or labels not integers.
         """
         check_batch(affinities, labels, self.offsets)
+        if not affinities.is_floating_point():
+            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+        within = clear_outside(affinities, self.offsets)
+        low, high = torch.stack(within.detach().float().aminmax()).tolist()
+        check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
         target = affinities_from_labels(labels, self.offsets).to(affinities.device)
-        same, different = edge_losses(affinities, "cross_entropy", 0.0)
+        same, different = edge_losses(within, "cross_entropy", 0.0)
         exists = torch.from_numpy(existing_edges(labels.shape[1:], self.offsets))
-        losses = target * same + (1 - target) * different
-        return losses[:, exists.to(affinities.device)].mean()
+        losses = (target * same + (1 - target) * different)[:, exists.to(affinities.device)]
+        return losses.sum() / max(1, losses.numel())

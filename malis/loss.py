@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis.checks import Offsets, check_affinity_shape, check_batch, check_offsets
+from malis.checks import Offsets, check_affinity_shape, check_batch, check_offsets, clear_outside
 from malis.edge_loss import EDGE_LOSSES, edge_losses
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts
@@ -225,7 +225,8 @@ class MalisLoss(nn.Module):
             labelled_mask=labelled_mask,
             backend=self.backend,
         )
-        same, different = edge_losses(affinities, self.edge_loss, self.margin)
+        within = clear_outside(affinities, self.offsets)
+        same, different = edge_losses(within, self.edge_loss, self.margin)
         losses = positive * same + negative * different
         return _reduce(losses.flatten(1).sum(1), self.reduction)
 

@@ -35,6 +35,7 @@ from malis.checks import (
     as_float32,
     as_mask,
     as_numpy,
+    check_affinity_shape,
     check_labels,
     check_offsets,
 )
@@ -190,6 +191,7 @@ def rand_error(
     ----------
     Turaga et al., NIPS 2009, section 2.
     """
+    check_affinity_shape(affinities.shape, check_offsets(offsets), batched=False)
     positive, negative = pair_counts(affinities, labels, offsets, constrained=False)
     joined = affinities >= threshold
     n_same, n_pairs = count_label_pairs(as_numpy(labels))

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import math
 import os
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
@@ -21,11 +22,31 @@ from malis.checks import (
     check_affinity_shape,
     check_labels,
     check_unit_interval,
+    clear_outside,
 )
 
 BACKENDS = ("auto", "higra", "parallel")
+MOST_VOXELS, MOST_EDGES = 2**29, 2**31  # of a batch in the parallel form
 PARALLEL_ON_CPU = range(2**19, 2**29)  # voxels of a sample
 MANY, SMALL = 16, 2**11  # samples of a batch, and voxels of each, that go through at once
+
+
+def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:
+    """Whether a batch is too large for the parallel form, which packs numbers into 64 bits.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the affinities, ([B,] C, *spatial).
+    ndim : int
+        Number of spatial axes.
+
+    Returns
+    -------
+    bool
+    """
+    voxels = math.prod(shape[-ndim:]) * math.prod(shape[: -ndim - 1])
+    return voxels >= MOST_VOXELS or math.prod(shape) >= MOST_EDGES
 
 
 def choose_backend(
@@ -62,6 +83,8 @@ def choose_backend(
         raise ValueError(f'backend must be "auto", "higra" or "parallel", got "{backend}"')
     if backend != "auto":
         return backend
+    if exceeds_parallel(affinities.shape, offsets.shape[1]):
+        return "higra"
     on_cuda = isinstance(affinities, Tensor) and affinities.is_cuda
     ndim = offsets.shape[1]
     voxels, samples = math.prod(affinities.shape[-ndim:]), math.prod(affinities.shape[: -ndim - 1])
@@ -130,6 +153,9 @@ def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = Fals
         raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
     values = affinities.detach().to(torch.float32)
     low, high = torch.stack(values.aminmax()).tolist()
+    if not (low >= 0 and high <= 1):  # as in `as_float32`
+        values = clear_outside(values, offsets)
+        low, high = torch.stack(values.aminmax()).tolist()
     check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
     # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
     return values.clamp(min=0) + 0 if low <= 0 else values

@@ -74,6 +74,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = True,
+    start: str = "",
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every: int = 500,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -117,6 +118,9 @@ def train(
         Steps between two checkpoints; the last step always gets one.
     resume : bool
         Whether a checkpoint that exists is continued. If not, it is an error that it exists.
+    start : str
+        Where the weights come from, if from another training, for instance the checksum of its
+        file; a checkpoint that started elsewhere is not continued.
     validate : callable, optional
         ``validate(network)`` → named numbers; called in evaluation mode, without gradients.
     validate_every : int
@@ -141,7 +145,7 @@ def train(
         further than `steps`; if network and labels disagree in size; or if several processes
         cannot share a batch equally, or do not find the same checkpoint.
     FloatingPointError
-        If a loss or gradient is not finite. The weights are those before that step.
+        If a loss or gradient is not finite. Weights and buffers are those before that step.
     OSError
         If a checkpoint cannot be written; the one before it is kept.
 
@@ -175,7 +179,7 @@ def train(
         "max_gradient_norm": max_gradient_norm,
         "mixed_precision": mixed_precision,
         "seed": seed,
-    }
+    } | ({"start": start} if start else {})
     path = None if checkpoint is None else Path(checkpoint)
     done, history = 0, History()
     if path is not None and path.exists():
@@ -201,11 +205,14 @@ def train(
             _seed_torch(seed, step)
             for group in updates.param_groups:
                 group["lr"] = rate(step)
+            buffers = [buffer.clone() for buffer in network.buffers()]
             try:
                 numbers = _update(
                     replica, loss, updates, raw, labels, max_gradient_norm, mixed_precision, clock
                 )
             except FloatingPointError as error:
+                for buffer, before in zip(network.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
                 kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
                 message = f"training diverged in step {step}: {error}{kept}"
                 raise FloatingPointError(message) from None
@@ -345,8 +352,8 @@ def _restore(
     content = files.read(path, files.CHECKPOINT)
     differences = [
         f"{name} was {was}, is {now}" if len(f"{was}{now}") < 200 else f"another {name}"
-        for name, now in configuration.items()
-        if (was := content["configuration"].get(name)) != now
+        for name in content["configuration"] | configuration
+        if (was := content["configuration"].get(name)) != (now := configuration.get(name))
     ]
     if differences:
         raise ValueError(

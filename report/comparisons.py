@@ -232,6 +232,11 @@ def summarise(found: dict) -> dict[str, Any]:
     }
 
 
+def trained_in(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment of a training; that of the scores may be a later one."""
+    return run.get("training_environment", run["environment"])
+
+
 def training_costs(found: dict) -> list[dict[str, Any]]:
     """Return weights and seconds of a step for every method in 2D and 3D, means over its runs."""
     rows = []
@@ -256,7 +261,7 @@ def training_costs(found: dict) -> list[dict[str, Any]]:
                     "parameters": all_runs[0]["parameters"],
                     "seconds": seconds,
                     "loss_share": seconds["loss"] / sum(seconds.values()),
-                    "devices": sorted({run["environment"]["device"] for run in all_runs}),
+                    "devices": sorted({trained_in(run)["device"] for run in all_runs}),
                     "runs": len(all_runs),
                 }
             )
@@ -374,7 +379,9 @@ def rate_tables(results: Path) -> list[dict[str, Any]]:
                     name = file_name(data, at_rate(method, rate).title, seed)
                     path = results / "trials" / f"{name}.json"
                     if path.exists():
-                        scores[rate][seed] = json.loads(path.read_text())
+                        trial = json.loads(path.read_text())
+                        if trial["steps"] == source.steps:
+                            scores[rate][seed] = trial
             common = set.intersection(*map(set, scores.values()))
             if common:
                 cells = {

@@ -351,9 +351,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not path.exists() or not (work / f"{path.stem}.model").exists():
                 continue
             earlier = json.loads(path.read_text())
+            earlier.setdefault("training_environment", earlier["environment"])
             del earlier["environment"]
             results = rescore(data, method, seed, earlier, work)
         elif options.resume and path.exists() and not options.quick:
+            done = json.loads(path.read_text())["steps"]
+            if options.steps not in (None, done):
+                parser.error(f"{name} has {done} steps; --no-resume trains it anew")
             print(f"{name}: has a result")
             continue
         else:

@@ -11,6 +11,7 @@ from malis.blockwise.memory import memory_to_predict, memory_to_segment
 from malis.blockwise.run import Options, start
 from malis.blockwise.settings import (
     affinity_array,
+    check_apart,
     check_block,
     check_prediction,
     identity,
@@ -98,8 +99,8 @@ def segment_volume(
     Raises
     ------
     ValueError
-        If source, checkpoint and block do not fit each other, a worker's memory is too small for a
-        block, or an argument is out of range.
+        If source, checkpoint and block do not fit each other, the source lies in the target, a
+        worker's memory is too small for a block, or an argument is out of range.
     FileNotFoundError
         If there is no source or checkpoint.
     FileExistsError
@@ -123,6 +124,7 @@ def segment_volume(
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
     recipe = recipe_for(source.shape, offsets, source.resolution, halo)
+    check_apart(source, target)
     predict_settings = prediction_settings(source, checkpoint, block)
     segment_settings = segmentation_settings(recipe, threshold, linkage)
     with start(
@@ -177,6 +179,7 @@ overwrite, progress
     """
     source, model = _opened(source), load_model(checkpoint)
     block = check_prediction(source, model, block)
+    check_apart(source, target)
     with start(
         target,
         prediction_settings(source, checkpoint, block),
@@ -247,6 +250,7 @@ def segment_affinities(
         )
     if source.dtype != np.uint8 and source.dtype.kind != "f":
         raise ValueError(f"{source.name} must hold floats or uint8, got {source.dtype}")
+    check_apart(source, target)
     shape = source.shape[1:]
     block = check_block(block, shape)
     recipe = recipe_for(shape, steps, source.resolution, halo)

@@ -25,6 +25,15 @@ def offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
     return tuple((0,) * (3 - len(step)) + tuple(step) for step in check_offsets(offsets).tolist())
 
 
+def check_apart(source: VolumeSource, target: str | Path) -> None:
+    """Refuse a target that is, or holds, the source: to overwrite it would remove the source."""
+    if "://" in source.path or "://" in str(target):
+        return
+    place = Path(source.path).resolve() / source.dataset
+    if place.is_relative_to(Path(target).resolve()):
+        raise ValueError(f"the target {target} holds the source {source.name}: take another name")
+
+
 def check_block(block: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the block, cut off to the size of the volume."""
     block = tuple(int(n) for n in block)

@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Score, print, and write JSON."""
     if options.json:
-        files.check_output(options.json, options.overwrite)
+        inputs = [name.partition("::")[0] for name in (options.segmentation, options.truth)]
+        files.check_output(options.json, options.overwrite, inputs)
     segmentation, truth = (
         Volume(part, part.resolution, part.offset)
         for part in (

@@ -1,6 +1,7 @@
 """Files that commands read and write."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from malis.volumes import VolumeSource, open_volume
@@ -58,13 +59,27 @@ def _usual(path: str, part: str) -> VolumeSource:
     return volume
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse, before any work, an output that exists or has no folder to lie in.
+def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse, before any work, an output that exists, is read, or has no folder to lie in.
+
+    Parameters
+    ----------
+    path : Path
+        The output.
+    overwrite : bool
+        Whether it may exist; not as one of the inputs.
+    inputs : iterable of str, Path or None
+        Files that are read; those of the web, and None, are passed over.
 
     Raises
     ------
-    FileExistsError, FileNotFoundError
+    FileExistsError, FileNotFoundError, IsADirectoryError
+    ValueError
+        If the output is an input.
     """
+    for name in inputs:
+        if name and path.exists() and Path(name).exists() and path.samefile(name):
+            raise ValueError(f"{path} is an input: take another name for the output")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; --overwrite replaces it")
     if path.is_dir():
@@ -110,8 +125,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
         type=int,
         nargs="+",
         metavar="N",
-        help="largest input of the network, one number for each of its axes (default: 768 voxels "
-        "in 2D, 160 in 3D); smaller needs less memory, more time",
+        help="largest input of the network, one number or one for each of its axes (default: 768 "
+        "voxels in 2D, 160 in 3D); smaller needs less memory, more time",
     )
     parser.add_argument(
         "--views",
@@ -149,6 +164,11 @@ def add_block_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def tile_of(options: argparse.Namespace) -> int | list[int] | None:
+    """Return the size of a tile; one number counts for all axes."""
+    return options.tile[0] if options.tile and len(options.tile) == 1 else options.tile
+
+
 def block_settings(options: argparse.Namespace) -> dict[str, object]:
     """Return what `malis.blockwise` takes of the options of `add_block_arguments`.
 
@@ -163,7 +183,7 @@ def block_settings(options: argparse.Namespace) -> dict[str, object]:
         "workers": options.workers,
         "scheduler": options.scheduler,
         "memory_per_worker": options.memory_per_worker,
-        "tile": options.tile,
+        "tile": tile_of(options),
         "device": options.device,
         "overwrite": options.overwrite,
         "progress": not options.quiet,

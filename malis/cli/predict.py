@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         settings = files.block_settings(options)
         predict_volume(source, options.output, options.checkpoint, **settings)
     else:
-        files.check_output(options.output, options.overwrite)
+        files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
         model = load_model(options.checkpoint)
         with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
             affinities = file.h5file.create_dataset(
@@ -65,7 +65,7 @@ def predict_source(
     """Predict a volume in one piece, on the device that is wanted; several times for --views."""
     raw = stack_neighbours(source, neighbours_of(model.network))
     settings = {
-        "tile": options.tile,
+        "tile": files.tile_of(options),
         "device": options.device or choose_device(),
         "progress": not options.quiet,
     }

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         _segment_blocks(source, threshold, options)
         print(f"{options.output}: labels of {source.name}, threshold {threshold:.3f}")
         return
-    files.check_output(options.output, options.overwrite)
+    files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
     if model:
         affinities, offsets = predict_source(source, model, options), offsets_in_volume(model)
     else:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train on the devices that torchrun gives, or on one."""
     configuration = read_configuration(options.configuration, options.set)
-    files.check_output(options.output, options.overwrite)
+    inputs = [options.configuration, *configuration.data.volumes, configuration.weights]
+    files.check_output(options.output, options.overwrite, inputs)
     checkpoint = _beside(options.output, "checkpoint")
     with distributed.process_group(options.device) as device:
         if options.restart and distributed.rank() == 0:
@@ -126,6 +128,7 @@ def _train(
         device=device,
         checkpoint=_beside(output, "checkpoint"),
         checkpoint_every=settings.checkpoint_every,
+        start=_start_of(configuration.weights),
         validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
@@ -143,6 +146,11 @@ def _train(
                 f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
                 f"{last['threshold']:.3f}, which `malis segment` will take"
             )
+
+
+def _start_of(weights: str | None) -> str:
+    """Tell the weights to begin with apart from others in a file of the same name."""
+    return f"{zlib.crc32(Path(weights).read_bytes()):08x}" if weights else ""
 
 
 def _network(configuration: Configuration) -> nn.Module:

@@ -101,5 +101,6 @@ def remove_small(labels: Array, min_size: int) -> Array:
     """
     numbers, ids = compact(labels)
     sizes = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:]
-    kept = np.concatenate([[0], np.where(sizes >= min_size, ids, 0)]).astype(np.uint64)
+    kept = np.zeros(len(ids) + 1, np.uint64)
+    kept[1:] = np.where(sizes >= min_size, ids, 0)
     return in_kind(kept[numbers], labels)

@@ -131,7 +131,8 @@ def best_threshold(
         From `agglomerate`; several, for instance of sections segmented one by one, share one
         threshold, and each counts the same.
     truths : (*spatial) integer array or tensor, or a sequence of them
-        Object ids, one volume for each hierarchy. 2^64-1 (-1 if signed) is ignored.
+        Object ids, one volume for each hierarchy. 2^64-1 (-1 if signed) is ignored; a volume of
+        which nothing is left has no part in the choice.
     thresholds : sequence of float, optional
         Thresholds to compare; by default one in the middle between any two neighbouring scores of
         merges, so that every cut there is takes part.
@@ -154,8 +155,8 @@ def best_threshold(
     Raises
     ------
     ValueError
-        If shapes or numbers of volumes disagree, the truth ignores every voxel, or there is no such
-        score.
+        If shapes or numbers of volumes disagree, the truths ignore every voxel, or there is no
+        such score.
     TypeError
         If a truth holds no integers.
 
@@ -173,15 +174,14 @@ def best_threshold(
     else:
         taken = np.unique(np.asarray(thresholds, dtype=np.float32))[::-1]
     ignored = (BACKGROUND, *ignore_groundtruth)
-    curves = np.mean(
-        [
-            _scores_of_prefixes(hierarchy, truth, ignored)[
-                :, [hierarchy.n_merges(threshold) for threshold in taken]
-            ]
-            for hierarchy, truth in zip(hierarchies, truths, strict=True)
-        ],
-        axis=0,
-    )
+    scored = []
+    for hierarchy, truth in zip(hierarchies, truths, strict=True):
+        scores = _scores_of_prefixes(hierarchy, truth, ignored)
+        if scores is not None:
+            scored.append(scores[:, [hierarchy.n_merges(threshold) for threshold in taken]])
+    if not scored:
+        raise ValueError("the truth ignores every voxel: there is nothing to score")
+    curves = np.mean(scored, axis=0)
     curve = ThresholdCurve(taken, *curves)
     return float(taken[curve.best(score, smoothing)]), curve
 
@@ -197,9 +197,17 @@ def _between_scores(scores: np.ndarray) -> np.ndarray:
     return middle
 
 
-def _scores_of_prefixes(hierarchy: Hierarchy, truth: Array, ignored: tuple[int, ...]) -> np.ndarray:
-    """Score the segmentation after 0, 1, ..., M merges; return split, merge, Rand error, CREMI."""
-    table, zeros, n_voxels = _overlaps(hierarchy, truth, ignored)
+def _scores_of_prefixes(
+    hierarchy: Hierarchy, truth: Array, ignored: tuple[int, ...]
+) -> np.ndarray | None:
+    """Score the segmentation after 0, 1, ..., M merges; return split, merge, Rand error, CREMI.
+
+    None where the truth ignores every voxel.
+    """
+    overlaps = _overlaps(hierarchy, truth, ignored)
+    if overlaps is None:
+        return None
+    table, zeros, n_voxels = overlaps
     sizes_of_truth = table.sum(axis=0) + zeros
     unlabelled = zeros.sum() / n_voxels  # cremi_python's term for voxels labelled 0
     n = float(sizes_of_truth.sum())
@@ -219,7 +227,7 @@ def _scores_of_prefixes(hierarchy: Hierarchy, truth: Array, ignored: tuple[int, 
 
 def _overlaps(
     hierarchy: Hierarchy, truth: Array, ignored: tuple[int, ...]
-) -> tuple[sparse.csr_array, np.ndarray, int]:
+) -> tuple[sparse.csr_array, np.ndarray, int] | None:
     """Count the voxels of every fragment, and of no fragment, in every object that counts."""
     check_integer(truth, "truth")
     truth = as_numpy(truth)
@@ -237,7 +245,7 @@ def _overlaps(
     counted = ~np.isin(ids.astype(np.uint64), [np.uint64(label % 2**64) for label in ignored])
     kept = counted[column]
     if not kept.any():
-        raise ValueError("the truth ignores every voxel: there is nothing to score")
+        return None
     table = sparse.coo_array(
         (lengths[kept], (leaves[starts[kept]], column[kept])),
         (hierarchy.n_fragments + 1, len(ids)),

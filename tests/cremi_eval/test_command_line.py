@@ -74,7 +74,15 @@ def test_sections_border_and_ignored_ids(files, expected, capsys, tmp_path):
     truth = write(tmp_path / "truth.hdf", labels)
     merged = write(tmp_path / "merged.hdf", np.ones_like(labels))
     assert score_files(merged, truth)["neuron_ids"]["whole_volume"]["voi_merge"] == 1
-    assert main([merged, truth, "--ignore", "0", "--json", str(out)]) == 0
+    command = [merged, truth, "--ignore", "0", "--json"]
+    before = out.read_bytes()
+    assert main([*command, str(out)]) == 1
+    assert "out.json exists; --overwrite replaces it" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*command, truth, "--overwrite"]) == 1
+    assert "truth.hdf is an input" in capsys.readouterr().err
+    assert score_files(merged, truth)["neuron_ids"]["whole_volume"]["voi_merge"] == 1
+    assert main([*command, str(out), "--overwrite"]) == 0
     assert json.loads(out.read_text())["neuron_ids"]["whole_volume"]["voi_merge"] == 0
 
 

@@ -131,6 +131,12 @@ class TestPredict:
             assert tuple(found.attrs["offset"]) == OFFSET
             np.testing.assert_array_equal(found.attrs["offsets"], [[0, -1, 0], [0, 0, -1]])
 
+    def test_a_tile_of_one_number(self, folder, affinities):
+        command = "predict sample.hdf out.hdf --checkpoint net.model --tile 32"
+        assert main(command.split()) == 0
+        with h5py.File("out.hdf") as file:
+            np.testing.assert_allclose(file["affinities"], affinities, atol=1e-6)
+
     def test_tiles(self, folder, affinities):
         command = ["predict", "sample.hdf", "out.h5", "--checkpoint", "net.model", "--quiet"]
         assert main([*command, "--tile", "32", "36"]) == 0
@@ -313,6 +319,9 @@ class TestBadInput:
             ("evaluate raw.hdf sample.hdf", "raw.hdf holds no labels"),
             ("evaluate sample.hdf ignored.hdf", "every voxel of ignored.hdf"),
             ("evaluate sample.hdf sample.hdf --json raw.hdf", "raw.hdf exists; --overwrite"),
+            ("segment sample.hdf sample.hdf --checkpoint net.model --overwrite", "is an input"),
+            ("predict sample.hdf ./sample.hdf --checkpoint net.model --overwrite", "is an input"),
+            ("evaluate small.hdf sample.hdf --json sample.hdf --overwrite", "is an input"),
             ("evaluate sample.hdf sample.hdf --border -1", "must be at least 0"),
             ("view sample.hdf raw.hdf", "raw.hdf holds no labels"),
         ],
@@ -328,6 +337,8 @@ class TestBadInput:
             ("segment sample.hdf empty.zarr --checkpoint none.model", "none.model does not exist"),
             ("segment sample.hdf out.zarr --checkpoint net.model --min-size 3", "--min-size is"),
             ("predict sample.hdf out.zarr --checkpoint net.model --views", "--views is not for"),
+            ("segment in.zarr in.zarr --threshold 0.5 --overwrite", "in.zarr holds the source"),
+            ("segment in.zarr::affinities in.zarr --threshold 0.5 --overwrite", "holds the source"),
             ("segment sample.hdf out.zarr --checkpoint net.model --views", "--views is not for"),
             ("view sample.hdf small.hdf", "has shape (3, 40, 48), but small.hdf"),
             ("view sample.hdf sample.hdf coarse.hdf", "but coarse.hdf"),
@@ -337,6 +348,10 @@ class TestBadInput:
     def test_is_refused_at_scale(self, capsys, command, words):
         pytest.importorskip("dask", reason="needs requirements-scale.txt")
         pytest.importorskip("neuroglancer", reason="needs requirements-scale.txt")
+        if "in.zarr" in command:
+            predict_zarr = "predict sample.hdf in.zarr --checkpoint net.model --workers 0 --quiet"
+            assert main(predict_zarr.split()) == 0
+            capsys.readouterr()
         self.refused(capsys, command, words)
 
     def test_a_finished_zarr(self, capsys):

@@ -218,6 +218,32 @@ class TestTraining:
         assert run("net.model", "--overwrite", "--restart", *changes) == 0
         assert load_model("net.model").network.last.in_channels == 8
 
+    def test_an_input_is_not_replaced(self, folder, capsys):
+        for name in ("train.toml", "sample.hdf"):
+            assert run(name, "--overwrite") == 1
+            assert f"{name} is an input" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "change",
+        [["split.train=[2, 4]"], ["network.start=b.model"], ["data.volumes=['other.hdf']"]],
+    )
+    def test_what_began_with_other_data_or_weights_is_not_continued(self, folder, capsys, change):
+        few = ["--set", "training.steps=2"]
+        for seed, name in enumerate(("a.model", "b.model")):
+            assert run(name, *few, f"training.seed={seed}") == 0
+        (folder / "other").mkdir()
+        with CremiFile("sample.hdf", "r") as file, CremiFile("other/sample.hdf", "w") as other:
+            raw, ids = file.read_raw().load(), file.read_neuron_ids().load()
+            raw.data[0, 0, 0] ^= 1
+            other.write_raw(raw)
+            other.write_neuron_ids(ids)
+        change = [one.replace("other.hdf", "other/sample.hdf") for one in change]
+        assert run("net.model", *few, "network.start=a.model") == 0
+        assert run("net.model", "--overwrite", *few, "network.start=a.model") == 0
+        capsys.readouterr()
+        assert run("net.model", "--overwrite", *few, "network.start=a.model", *change) == 1
+        assert "belongs to another training" in capsys.readouterr().err
+
     def test_two_processes_by_torchrun(self, folder):
         assert run("alone.model") == 0
         environment = os.environ | {

@@ -303,6 +303,30 @@ class TestPatches:
         patches = PatchDataset(volume, (24, 24))
         assert all(patches[i][1].max() >= 2 for i in range(10))
 
+    def test_what_belongs_to_no_object_is_background(self):
+        volume = tissue()
+        labels = volume.labels.copy()
+        labels[:, :, 30:] = 2**64 - 1
+        masked = LabelledVolume(volume.raw, labels, volume.resolution, "masked")
+        data, zeroed = (
+            PatchDataset(LabelledVolume(volume.raw, ids, volume.resolution, "m"), (48, 48))
+            for ids in (labels, np.where(labels == 2**64 - 1, np.uint64(0), labels))
+        )
+        for index in range(3):
+            torch.testing.assert_close(data[index][1], zeroed[index][1], rtol=0, atol=0)
+        assert (data[0][1] == 0).any()
+        assert masked.labels.max() == 2**64 - 1
+
+    def test_it_is_known_by_what_it_holds(self):
+        volume = tissue()
+        volume.raw[:] += np.arange(6, dtype=np.uint8)[:, None, None]
+        other = LabelledVolume(volume.raw.copy(), volume.labels, volume.resolution, volume.name)
+        other.raw[0, 0, 0] ^= 1
+        parts = [volume.sections(part) for part in (range(3), range(3, 6), range(0, 6, 2))]
+        names = [repr(PatchDataset(one, (48, 48))) for one in (volume, other, *parts)]
+        assert len(set(names)) == len(names)
+        assert repr(PatchDataset(volume, (48, 48))) == names[0]
+
     def test_redraws_are_bounded(self):
         labels = np.ones((2, 64, 64), np.uint64)
         labels[1] = 2

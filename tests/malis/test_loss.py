@@ -276,3 +276,34 @@ def test_bad_input_is_named(loss, change, error, message):
 def test_bad_choices_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", [MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)])
+def test_edges_that_leave_the_volume_have_no_part(loss):
+    affinities, labels = batch()
+    wild = affinities.detach().clone()
+    wild[:, 0, 0], wild[:, 1, :, 0] = float("nan"), 7
+    wild.requires_grad_()
+    assert loss(wild, labels) == loss(affinities, labels)
+    loss(wild, labels).backward()
+    loss(affinities, labels).backward()
+    assert torch.equal(wild.grad, affinities.grad)
+    assert not wild.grad[:, 0, 0].any()
+
+
+def test_cross_entropy_takes_affinities_and_no_logits():
+    affinities, labels = batch()
+    loss = AffinityCrossEntropy(OFFSETS)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        loss(8 * affinities - 4, labels)
+    with pytest.raises(ValueError, match="must be finite"):
+        loss(affinities * float("nan"), labels)
+    with pytest.raises(TypeError, match="floating-point"):
+        loss(torch.ones(affinities.shape, dtype=torch.int64), labels)
+
+
+def test_cross_entropy_without_an_edge_is_zero():
+    affinities = torch.rand(1, 2, 1, 1, requires_grad=True)
+    loss = AffinityCrossEntropy(OFFSETS)(affinities, torch.ones(1, 1, 1, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0 and not affinities.grad.any()

@@ -12,6 +12,7 @@ from scipy import ndimage
 from malis import malis_weights, nearest_offsets, pair_counts, rand_error
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.pairs import count_label_pairs
+from malis.tensors import choose_backend
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
 SHARED = Path(__file__).parents[2] / "../shared/fixtures/malis"
@@ -237,6 +238,40 @@ def test_rand_error_is_that_of_the_connected_components(threshold):
     assert found == pytest.approx(wrong.mean(), abs=0, rel=1e-12)
 
 
+def test_rand_error_is_of_one_sample():
+    with pytest.raises(ValueError, match=r"must have shape \(2, y, x\)"):
+        rand_error(
+            np.full((3, 2, 4, 4), 0.5, np.float32), np.ones((3, 4, 4), int), nearest_offsets(2)
+        )
+
+
+@pytest.mark.parametrize("backend", ["higra", "parallel"])
+@pytest.mark.parametrize("outside", [np.nan, np.inf, 7, -1])
+def test_edges_that_leave_the_volume_may_hold_anything(backend, outside):
+    rng = np.random.default_rng(0)
+    offsets = [(-1, 0), (0, 2), (3, -1)]
+    affinities = rng.random((3, 6, 5)).astype(np.float32)
+    labels = rng.integers(0, 4, (6, 5))
+    wild = np.where(existing_edges((6, 5), offsets), affinities, np.float32(outside))
+    for tensor in (False, True):
+        given = torch.from_numpy(wild) if tensor else wild
+        counts = pair_counts(given, labels, offsets, backend=backend)
+        expected = pair_counts(affinities, labels, offsets, backend=backend)
+        for one, other in zip(counts, expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert np.isnan(wild).any() == np.isnan(outside)  # the argument is left alone
+
+
+def test_too_large_for_the_parallel_form_is_for_higra():
+    # Strides of 0: nothing of that size is in memory.
+    for shape in [(12, 646, 646, 646), (4, 3, 600, 600, 600)]:
+        affinities = torch.zeros(()).expand(shape)
+        offsets = np.zeros((shape[-4], 3), int)
+        assert choose_backend("auto", affinities, offsets) == "higra"
+    fits = torch.zeros(()).expand(3, 128, 128, 128)
+    assert choose_backend("auto", fits, np.zeros((3, 3), int)) == "parallel"
+
+
 def test_rand_error_without_pairs_is_zero():
     assert rand_error(np.ones((1, 3), np.float32), np.array([0, 5, 0]), [(-1,)]) == 0
 
@@ -249,7 +284,7 @@ GOOD = np.full((2, 3, 4), 0.5, dtype=np.float32), np.ones((3, 4), dtype=np.int64
     [
         (np.where(GOOD[0] > 0, np.nan, 0).astype("f4"), GOOD[1], ValueError, "finite"),
         (np.full((2, 3, 4), np.inf, np.float32), GOOD[1], ValueError, "finite"),
-        (GOOD[0] + 0.6, GOOD[1], ValueError, r"in \[0, 1\], got values in \[1.1, 1.1\]"),
+        (GOOD[0] + 0.6, GOOD[1], ValueError, r"in \[0, 1\], got values in \[0, 1.1\]"),
         (GOOD[0] - 0.6, GOOD[1], ValueError, r"in \[0, 1\]"),
         (GOOD[0].astype(int), GOOD[1], TypeError, "affinities must be floating-point"),
         (torch.ones(2, 3, 4, dtype=torch.int32), GOOD[1], TypeError, "floating-point"),

@@ -32,6 +32,11 @@ def test_small_objects_are_removed(labels, min_size):
     assert remove_small(labels, min_size).ravel().tolist() == expected
 
 
+def test_large_ids_are_kept_to_the_last_bit():
+    labels = np.array([2**60 + 1, 2**60 + 1, 2**53 + 1, 2**64 - 1], np.uint64)
+    np.testing.assert_array_equal(remove_small(labels, 1), labels)
+
+
 def test_what_is_no_label_is_named():
     with pytest.raises(TypeError, match="labels must be integers, got float"):
         compact(np.ones(3))

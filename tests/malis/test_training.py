@@ -392,6 +392,22 @@ class TestAccidents:
         with pytest.raises(FloatingPointError, match="step 1: the network's output is not finite"):
             train(net, MalisLoss(OFFSETS), patches(), steps=2, **QUIET)
 
+    def test_the_buffers_of_a_network_stay_finite(self):
+        net = network(batch_norm=True)
+        before = weights(net)
+
+        class Endless(torch.utils.data.Dataset):
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                raw, labels = patches()[index]
+                return raw * math.inf, labels
+
+        with pytest.raises(FloatingPointError, match="step 1"):
+            train(net, MalisLoss(OFFSETS), Endless(), steps=1, batch_size=2, **QUIET)
+        assert_same(before, weights(net))
+
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_unreadable_patch(self, tmp_path, workers):
         data, path = Unreadable(), tmp_path / "a.pt"

@@ -87,6 +87,14 @@ def test_pieces_that_do_not_touch_are_objects_of_their_own():
     assert apart == one and apart["cremi_score"] == 0
 
 
+def test_a_section_without_an_object_has_no_part_in_it():
+    raw, labels = cells(3)
+    network, offsets = Membranes(2), malis.nearest_offsets(2)
+    two = validation_scores(network, [volume(raw[:2], labels[:2])], offsets, ignore=[0])
+    labels[2] = 0
+    assert validation_scores(network, [volume(raw, labels)], offsets, ignore=[0]) == two
+
+
 def test_nothing_to_score():
     raw, labels = cells()
     with pytest.raises(ValueError, match="ignores every voxel"):
