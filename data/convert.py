@@ -120,6 +120,7 @@ def convert(
     resolution: tuple[float, float, float],
     *,
     cells: bool = False,
+    sections: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a CREMI file from two stacks.
@@ -134,13 +135,16 @@ def convert(
         Voxel size in nm, (z, y, x).
     cells : bool
         Whether `labels` is a mask of cell interiors.
+    sections : int, optional
+        How many of the first sections are taken; by default all.
     overwrite : bool
         Whether an output that exists may be replaced.
 
     Raises
     ------
     ValueError
-        If the shapes differ, raw does not fit into uint8, or labels are no whole numbers.
+        If the shapes differ, there are fewer sections than asked for, raw does not fit into uint8,
+        or labels are no whole numbers.
     OSError
         If something cannot be read or written, or the output exists.
     """
@@ -149,6 +153,9 @@ def convert(
         raise ValueError(
             f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
         )
+    if sections is not None and not 0 < sections <= len(picture):
+        raise ValueError(f"sections must be from 1 to {len(picture)}, got {sections}")
+    picture, numbers = picture[:sections], numbers[:sections]
     comment = f"converted from {Path(raw).name} and {Path(labels).name}"
     with CremiFile(output, "w", overwrite=overwrite) as file:
         file.write_raw(Volume(picture, resolution, comment=comment))
@@ -168,6 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--resolution", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"))
     parser.add_argument("--cells", action="store_true", help="LABELS is a mask of cell interiors")
+    parser.add_argument("--sections", type=int, metavar="N", help="take the first N sections only")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     options = parser.parse_args(arguments)
     try:

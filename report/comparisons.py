@@ -353,6 +353,24 @@ def trial_table(results: Path) -> dict[str, Any] | None:
     }
 
 
+def recipes() -> dict[str, Any]:
+    """Return the sizes of the U-Nets, and the peak learning rate of every kind of network."""
+    kinds = {METHODS[method].network: METHODS[method] for method in METHODS}
+    names = {"PlainCNN": "the network of 2009", "UNet": "U-Nets"}
+    unet = METHODS["unet-cross-entropy"]
+    sizes = {ndim: unet.network_arguments(ndim) for ndim in (2, 3)}
+    return {
+        "rates": [
+            {"network": names[kind.__name__], "peak": str(method.peak_learning_rate)}
+            for kind, method in kinds.items()
+        ],
+        "networks": [
+            {"ndim": ndim, "levels": size["depth"], "features": 2 ** size["wf"]}
+            for ndim, size in sizes.items()
+        ],
+    }
+
+
 def rate_tables(results: Path) -> list[dict[str, Any]]:
     """Compare the learning rates of the grid with half and twice as much, on validation sections.
 

@@ -64,7 +64,7 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_xlabel("cross-entropy")
     for ax in axes[::4]:
-        ax.set_ylabel("both losses")
+        ax.set_ylabel("with MALIS")
     figure.tight_layout(w_pad=0.5)
     return figure
 

@@ -21,7 +21,7 @@ from malis.cli import evaluate, predict, segment, train, view
 COMMANDS = (train, predict, segment, evaluate, view)
 EPILOG = """\
 a first run, from a network to a picture:
-  python -m data.synthetic data/synthetic.hdf     # a volume with ground truth
+  python -m data.synthetic data/synthetic.hdf     # in a clone: a volume with ground truth
   python -m malis train --example > train.toml
   python -m malis train train.toml my.model
   python -m malis segment data/synthetic.hdf labels.hdf --checkpoint my.model

@@ -67,6 +67,12 @@ def test_command_writes_a_cremi_file(tmp_path, capsys):
         assert file.read_raw().comment == "converted from raw.npy and labels.npy"
     assert main(arguments) == 1
     assert "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--sections", "13"]) == 1
+    assert "sections must be from 1 to 12, got 13" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--sections", "5"]) == 0
+    with CremiFile(output, "r") as file:
+        assert np.array_equal(file.read_raw().data, RAW[:5])
+        assert np.array_equal(file.read_neuron_ids().data, LABELS[:5])
     assert main([*arguments, "--overwrite", "--cells"]) == 0
     with CremiFile(output, "r") as file:
         assert file.read_neuron_ids().data[...].max() < 100
