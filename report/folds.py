@@ -162,7 +162,7 @@ def fold_table(
         "scored": len(pieces),
         "linkage": POST_PROCESSING[linkage],
         "steps": fold_of(data, 0).steps,
-        "unit": "sections" if len(DATA[data].patch) == 2 else "volumes",
+        "unit": "sections" if len(DATA[data].patch) == 2 else "slabs",
         "rows": rows,
     }
 

@@ -193,6 +193,6 @@ def test_a_volume_is_one_score_a_fold():
     tables = [table for table in folds.fold_tables() if table["key"] == "fib25_volume"]
     assert [table["labels"] for table in tables] == [one.title for one in ABLATIONS]
     for table in tables:
-        assert (table["scored"], table["unit"], table["linkage"]) == (5, "volumes", "75 % quantile")
+        assert (table["scored"], table["unit"], table["linkage"]) == (5, "slabs", "75 % quantile")
         for row in table["rows"]:
             assert row["lower"] == row["lower_folds"]
