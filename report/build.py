@@ -30,7 +30,7 @@ from report.configurations import DATA
 from report.folds import missing_folds
 from report.gathered import collect, missing_benchmarks
 from report.record import RESULTS, ROOT
-from report.runs import GALLERY, load_runs, missing_pictures, missing_runs
+from report.runs import GALLERY, load_runs, missing_pictures, missing_runs, open_ended_runs
 
 SOURCES = ROOT / "report"
 DOCUMENTS = {"report.typ": "Report.pdf", "presentation.typ": "presentation.pdf"}
@@ -177,6 +177,11 @@ def what_is_missing(results: Path = RESULTS) -> list[str]:
     lines = [
         f"{len(group['methods']) * len(group['seeds'])} runs on {group['data']}: {group['command']}"
         for group in missing_runs(found)
+    ]
+    lines += [
+        f"{len(group['methods']) * len(group['seeds'])} runs on {group['data']} to repeat, their "
+        f"threshold is the last that was tried: {group['command']}"
+        for group in open_ended_runs(found)
     ]
     lines += [
         f"{entry['runs']} runs of the cross-validation on {entry['data']}: {entry['command']}"

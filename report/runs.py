@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -138,13 +138,39 @@ def missing_runs(found: dict) -> list[dict[str, Any]]:
         ``data``, ``methods``, ``seeds`` and ``command``; methods that lack the same seeds of a
         volume are one entry.
     """
+    return _grouped(lambda data, method, seed: seed not in found.get((data, method), {}))
+
+
+def open_ended_runs(found: dict) -> list[dict[str, Any]]:
+    """List the runs whose threshold is the last that was tried, as `missing_runs` does.
+
+    Parameters
+    ----------
+    found : dict
+
+    Returns
+    -------
+    list of dict
+        The commands train again.
+    """
+    kinds = ("threshold_watershed", f"{VIEWS}threshold_watershed")
+
+    def is_open(data: str, method: str, seed: int) -> bool:
+        run = found.get((data, method), {}).get(seed)
+        return run is not None and any(is_open_ended(run, kind) for kind in kinds)
+
+    return _grouped(is_open, " --no-resume")
+
+
+def _grouped(chosen: Callable[[str, str, int], bool], option: str = "") -> list[dict[str, Any]]:
+    """Put the chosen runs of the grid together, methods of a volume with the same seeds."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for data in DATA:
         for method in methods_of(data):
-            wanted = [s for d, m, s in runs([data], [method], SEEDS)]
-            lacking = tuple(s for s in wanted if s not in found.get((data, method), {}))
-            if lacking:
-                groups.setdefault((data, lacking), []).append(method)
+            planned = [s for _, _, s in runs([data], [method], SEEDS)]
+            seeds = tuple(s for s in planned if chosen(data, method, s))
+            if seeds:
+                groups.setdefault((data, seeds), []).append(method)
     return [
         {
             "data": data,
@@ -152,7 +178,7 @@ def missing_runs(found: dict) -> list[dict[str, Any]]:
             "methods": methods,
             "seeds": list(seeds),
             "command": f"python -m report.experiments --only {data} --methods {' '.join(methods)} "
-            f"--seeds {' '.join(map(str, seeds))}",
+            f"--seeds {' '.join(map(str, seeds))}{option}",
         }
         for (data, seeds), methods in groups.items()
     ]

@@ -119,6 +119,9 @@ def test_tables_say_which_runs_are_missing(tmp_path):
     for seed, score in ((0, 0.2), (1, 0.4)):
         run = json.loads(example.read_text()) | {"data": "synthetic", "seed": seed}
         run["scores"]["agglomeration"]["mean"]["cremi_score"] = score
+        for kind in ("threshold_watershed", "views_threshold_watershed"):
+            run["scores"][kind]["candidates"] = {"threshold": [0.1, 0.5]}
+            run["scores"][kind]["threshold"] = 0.5 if seed and "views" in kind else 0.1
         (tmp_path / "runs" / f"synthetic_unet-both_{seed}.json").write_text(json.dumps(run))
     found = runs.load_runs(tmp_path)
     rows = {row["method"]: row for row in comparisons.data_table("synthetic", found)["rows"]}
@@ -134,7 +137,11 @@ def test_tables_say_which_runs_are_missing(tmp_path):
     total = sum(len(group["methods"]) * len(group["seeds"]) for group in missing)
     assert total == len(configured_runs(list(DATA), list(METHODS), SEEDS)) - 2
     commands = [group["command"] for group in missing]
-    assert "python -m report.experiments --only synthetic --methods unet-both --seeds 2" in commands
+    asked = "python -m report.experiments --only synthetic --methods unet-both"
+    assert f"{asked} --seeds 2" in commands
+    (repeat,) = runs.open_ended_runs(found)
+    assert repeat["command"] == f"{asked} --seeds 1 --no-resume"
+    assert any("1 runs on synthetic to repeat" in line for line in build.what_is_missing(tmp_path))
 
 
 def test_without_any_run_the_documents_say_so(tmp_path):
