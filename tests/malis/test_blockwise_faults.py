@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,8 +231,13 @@ def test_what_is_not_ours_is_never_removed(tmp_path, source):
     thesis = tmp_path / "folder" / "thesis.tex"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    for target in (thesis, thesis.parent, tmp_path / "affinities.zarr"):
+    other = tmp_path / "other.zarr"
+    shutil.copytree(tmp_path / "affinities.zarr", other)
+    for target in (thesis, thesis.parent, other):
         with pytest.raises(FileExistsError, match="no output of a blockwise run"):
+            segment_affinities(source, target, overwrite=True, **OPTIONS)
+    for target in (tmp_path / "affinities.zarr", tmp_path):
+        with pytest.raises(ValueError, match="holds the source"):
             segment_affinities(source, target, overwrite=True, **OPTIONS)
     assert thesis.read_text() == "years of work"
     assert source[0, 0, 0, :2].shape == (2,)
