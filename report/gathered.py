@@ -25,6 +25,7 @@ from report.examples import grid_example, rounds_example, weak_pixel_example
 from report.folds import fold_tables, missing_folds
 from report.readings import gains
 from report.record import RESULTS, ROOT
+from report.repeats import repeat_rows
 from report.runs import gallery_cards, load_runs, methods_of, missing_runs, statistics
 
 SEGMENTATIONS = {
@@ -79,6 +80,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "trials": trial_table(results),
         "rates": rate_tables(results),
         "recipes": recipes(),
+        "repeats": repeat_rows(results),
         "margin": _read(results / "margin.json"),
         "folds": fold_tables(results),
         "fold_runs": len(list((results / "folds").glob("*.json"))),
@@ -230,7 +232,7 @@ def _sources(results: Path) -> list[dict[str, Any]]:
             for method in methods_of(data)
             for path in sorted((results / "runs").glob(f"{data}_{method}_*.json"))
         ]
-    for folder in ("folds", "trials"):
+    for folder in ("folds", "repeats", "trials"):
         groups[f"{folder}/*.json"] = sorted((results / folder).glob("*.json"))
     rows = []
     for name, paths in groups.items():

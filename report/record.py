@@ -35,13 +35,34 @@ def environment(device: str = "cpu") -> dict[str, Any]:
             versions[package] = None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _git("describe", "--always", "--dirty"),
+        "revision": revision(),
         "device": _device_name(device),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
     }
+
+
+def revision(root: Path = ROOT) -> str | None:
+    """Name the commit that is checked out.
+
+    Parameters
+    ----------
+    root : Path
+        Of the working tree.
+
+    Returns
+    -------
+    str or None
+        With "-dirty" where a file has been changed since, other than a result: a run that is made
+        again replaces its own. None without Git.
+    """
+    commit = _git("describe", "--always", root=root)
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!report/results", root=root
+    )
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") -> Path:
@@ -69,9 +90,9 @@ def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") ->
     return path
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, root: Path = ROOT) -> str | None:
     try:
-        run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return run.stdout.strip() or None

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -139,6 +140,28 @@ def test_results_say_where_they_come_from(tmp_path, monkeypatch):
     assert content["answer"] == 42
     assert {"date", "revision", "device", "processor", "versions"} <= set(content["environment"])
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_result_that_is_replaced_does_not_make_its_code_another(tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "report" / "results").mkdir(parents=True)
+    code, result = tmp_path / "code.py", tmp_path / "report" / "results" / "one.json"
+    code.write_text("1")
+    result.write_text("1")
+    assert record.revision(tmp_path) is None
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    commit = record.revision(tmp_path)
+    assert commit and "dirty" not in commit
+    result.write_text("2")
+    (tmp_path / "new.txt").write_text("untracked")
+    assert record.revision(tmp_path) == commit
+    code.write_text("2")
+    assert record.revision(tmp_path) == f"{commit}-dirty"
 
 
 def test_stages_follow_each_other_along_one_decay(small_world):
