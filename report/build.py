@@ -27,7 +27,7 @@ import typst
 from report import diagrams, figures, gain_figures
 from report.canvas import save_vector
 from report.configurations import DATA
-from report.folds import missing_folds
+from report.folds import missing_folds, open_ended_folds
 from report.gathered import collect, missing_benchmarks
 from report.record import RESULTS, ROOT
 from report.runs import GALLERY, load_runs, missing_pictures, missing_runs, open_ended_runs
@@ -186,6 +186,11 @@ def what_is_missing(results: Path = RESULTS) -> list[str]:
     lines += [
         f"{entry['runs']} runs of the cross-validation on {entry['data']}: {entry['command']}"
         for entry in missing_folds(results)
+    ]
+    lines += [
+        f"{entry['runs']} runs of the cross-validation on {entry['data']} to repeat, their "
+        f"threshold is the last that was tried: {entry['command']}"
+        for entry in open_ended_folds(results)
     ]
     lines += [f"{entry['name']}: {entry['command']}" for entry in missing_benchmarks(results)]
     lines += [

@@ -178,3 +178,33 @@ def missing_folds(results: Path = RESULTS) -> list[dict[str, Any]]:
             command = f"python -m report.experiments --folds --only {data}"
             missing.append({"data": data, "runs": lacking, "command": command})
     return missing
+
+
+def open_ended_folds(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """List the runs of cross-validations whose threshold is the last that was tried.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        ``data``, number of ``runs`` and ``command``, which trains again, for each fold with any.
+    """
+    entries = []
+    for data in FOLDS:
+        found = load_folds(data, results)
+        for fold in range(FOLDS[data].count):
+            methods = [
+                method
+                for method, by_fold in found.items()
+                if fold in by_fold and any(is_open_ended(by_fold[fold], kind) for kind in READINGS)
+            ]
+            if methods:
+                command = (
+                    f"python -m report.experiments --folds --only {data} "
+                    f"--methods {' '.join(methods)} --seeds {fold} --no-resume"
+                )
+                entries.append({"data": data, "runs": len(methods), "command": command})
+    return entries

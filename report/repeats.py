@@ -1,8 +1,8 @@
 """How much a score differs when a training is repeated: ``report/results/repeats``.
 
 Two trainings from one seed draw the same weights and patches. On the same machine with the same
-versions they end with the same bits; where sums are rounded otherwise, by another number of
-threads or another revision, they drift apart and end as if the seed had been another one.
+versions they end with the same bits. Where sums are rounded otherwise, on another machine or by
+another number of threads, they drift apart and end as if the seed had been another one.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from report.comparisons import trained_in
 from report.configurations import DATA, METHODS
 from report.record import RESULTS
 from report.runs import load_runs, methods_of, score_of, statistics, title_of
@@ -57,18 +58,20 @@ def repeat_rows(results: Path = RESULTS) -> list[dict[str, Any]]:
     -------
     list of dict
         For each volume its ``key`` and ``title``, how many ``pairs`` of trainings there are, the
-        mean of the absolute ``difference`` of their CREMI scores, and ``methods``: by method its
-        ``name`` and the ``earlier`` and present (``now``) scores over the seeds that have both.
+        mean of the absolute ``difference`` of their CREMI scores, the ``processors`` of both, and
+        ``methods``: by method its ``name``, the ``earlier`` and present (``now``) scores over the
+        seeds that have both, and those of ``all`` trainings.
     """
     pairs, rows = load_repeats(results), []
     for data in DATA:
-        methods = {}
-        differences = []
+        own = [pair for pair in pairs if pair[1]["data"] == data]
+        methods: dict[str, dict[str, Any]] = {}
+        differences: list[float] = []
         for method in methods_of(data):
             scores = [
                 (score_of(earlier, "cremi_score"), score_of(now, "cremi_score"))
-                for earlier, now in pairs
-                if (now["data"], now["method"]) == (data, method)
+                for earlier, now in own
+                if now["method"] == method
             ]
             if scores:
                 earlier, now = zip(*scores, strict=True)
@@ -76,6 +79,7 @@ def repeat_rows(results: Path = RESULTS) -> list[dict[str, Any]]:
                     "name": METHODS[method].title,
                     "earlier": statistics(earlier),
                     "now": statistics(now),
+                    "all": statistics(earlier + now),
                 }
                 differences += [abs(a - b) for a, b in scores]
         if differences:
@@ -85,6 +89,10 @@ def repeat_rows(results: Path = RESULTS) -> list[dict[str, Any]]:
                     "title": title_of(data),
                     "pairs": len(differences),
                     "difference": mean(differences),
+                    "processors": [
+                        sorted({trained_in(pair[which])["processor"] for pair in own})
+                        for which in (0, 1)
+                    ],
                     "methods": methods,
                 }
             )

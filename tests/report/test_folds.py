@@ -117,6 +117,10 @@ def test_the_end_of_a_list_of_thresholds_is_no_result(results):
             r for r in folds.fold_table("isbi2012", results=results)["rows"] if r["key"] == kind
         )
         assert row["open_ended"] == is_open
+        assert [one["command"] for one in folds.open_ended_folds(results)] == [
+            "python -m report.experiments --folds --only isbi2012 --methods unet-both --seeds 1 "
+            "--no-resume"
+        ] * is_open
         figure = gain_figures.draw_readings(results)
         (line,) = (one for one in figure.axes[0].lines if one.get_marker() == "o")
         assert len(line.get_xdata()) == 4 - is_open

@@ -11,6 +11,7 @@ def write(folder, method, seed, score, **settings):
         "method": method,
         "seed": seed,
         "steps": 10,
+        "environment": {"processor": folder.name},
         "scores": {"agglomeration": {"mean": {"cremi_score": score}}},
         **settings,
     }
@@ -33,12 +34,14 @@ def results(tmp_path):
 def test_both_trainings_are_compared_by_hand(results):
     (row,) = repeat_rows(results)
     assert (row["key"], row["pairs"]) == ("isbi2012", 2)
+    assert row["processors"] == [["repeats"], ["runs"]]
     assert row["difference"] == pytest.approx((0.1 + 0.3) / 2)
     assert list(row["methods"]) == ["unet-both"]
     both = row["methods"]["unet-both"]
     assert both["earlier"]["mean"] == pytest.approx(0.2)
     assert both["now"]["mean"] == pytest.approx(0.3)
-    assert both["now"]["n"] == 2
+    assert both["all"]["mean"] == pytest.approx(0.25)
+    assert (both["now"]["n"], both["all"]["n"]) == (2, 4)
 
 
 def test_another_configuration_is_no_repetition(results):
