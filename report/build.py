@@ -1,8 +1,10 @@
 """Report.pdf and presentation.pdf from the measured results: ``make report``.
 
-    python -m report.build                 both PDFs; says what has not been measured yet
+    python -m report.build                 both PDFs, and the tables of `report.pages`
     python -m report.build --committed     without looking for newer networks and volumes
     python -m report.build --keep FOLDER   also keeps what the PDFs are compiled from
+
+It says what has not been measured yet.
 
 Everything is gathered in one folder: the sources in ``report/``, one JSON with all numbers (see
 `report.gathered`), the figures as vectors, the pictures of tissue. Typst compiles it with the fonts
@@ -24,7 +26,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import typst
 
-from report import diagrams, figures, gain_figures
+from report import diagrams, figures, gain_figures, pages
 from report.canvas import save_vector
 from report.configurations import DATA
 from report.folds import missing_folds, open_ended_folds
@@ -214,7 +216,7 @@ def main() -> None:
         for data in DATA:
             for card in refresh(data):
                 print(f"drawn: {card.parent.relative_to(ROOT)}")
-    for path in build(keep=options.keep):
+    for path in [*pages.update(), *build(keep=options.keep)]:
         print(f"written: {path.relative_to(ROOT)}")
     missing = what_is_missing()
     if missing:

@@ -2,7 +2,6 @@
 
     python -m report.gallery                  all volumes and networks that are at hand
     python -m report.gallery --only isbi2012
-    python -m report.gallery --table          real sections as the README shows them, in Markdown
 
 Real volumes are not part of the repository, so the pictures are:
 ``report/figures/gallery/<data>_<section>/`` holds one small PNG a panel and ``card.json``, which
@@ -294,11 +293,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
-    parser.add_argument("--table", action="store_true", help="print the table of the README")
     options = parser.parse_args()
-    if options.table:
-        print(picture_table())
-        return
     mpl.use("Agg")
     for data in options.only:
         for card in refresh(data):
