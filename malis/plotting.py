@@ -162,6 +162,34 @@ def show_borders(
     ax.imshow(overlay, interpolation="nearest")
 
 
+def show_disagreement(
+    ax: Axes, raw: np.ndarray, truth: np.ndarray, labels: np.ndarray, tolerance: float = 4
+) -> None:
+    """Show which borders of one segmentation have no border of another nearby.
+
+    Parameters
+    ----------
+    ax : Axes
+    raw : (y, x) array
+    truth : (y, x) integer array
+        Its borders that are missing in `labels`, where objects are merged, are blue.
+    labels : (y, x) integer array
+        Its borders that are not in the truth, where objects are split, are orange.
+    tolerance : float
+        Borders at most as far apart agree, in pixels. Choose it larger than half the thickness of
+        membranes that are labelled as background: they have two borders.
+    """
+    show_raw(ax, raw)
+    overlay = np.zeros((*truth.shape, 4))
+    lines = find_borders(truth), find_borders(labels)
+    for own, other, colour in zip(lines, reversed(lines), (TRUTH, FOUND), strict=True):
+        alone = own.copy()
+        if other.any():
+            alone &= ndimage.distance_transform_edt(~other) > tolerance
+        overlay[ndimage.binary_dilation(alone)] = to_rgba(colour)
+    ax.imshow(overlay, interpolation="nearest")
+
+
 def outline_objects(
     ax: Axes,
     raw: np.ndarray,
@@ -313,7 +341,8 @@ def draw_merge_tree(
         x[node] = (x[first] + x[second]) / 2
         ends = [x[first], x[first], x[second], x[second]]
         ax.plot(ends, [top[first], top[node], top[node], top[second]], color=PALETTE[0])
-        ax.text(x[node], top[node], f"{top[node]:.2g}", ha="center", va="top", fontsize=8)
+        value = ax.text(x[node], top[node], f"{top[node]:.2g}", ha="center", va="center")
+        value.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     labels = [str(leaf) if names is None else names[leaf] for leaf in order]
     ax.set_xticks(range(n_leaves), labels)
     ax.set_ylabel("affinity of the merge")

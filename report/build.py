@@ -42,7 +42,6 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "scores": figures.draw_scores,
     "folds": gain_figures.draw_folds,
     "readings": gain_figures.draw_readings,
-    "split_merge": figures.draw_split_merge,
     "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,
 }

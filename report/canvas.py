@@ -57,8 +57,9 @@ def grid(
     return figure, axes
 
 
-def add_legend(figure: plt.Figure, ax: plt.Axes) -> None:
-    """Write one legend below all panels."""
-    handles, names = ax.get_legend_handles_labels()
+def add_legend(figure: plt.Figure, *axes: plt.Axes) -> None:
+    """Write one legend below all panels, with what some of them hold."""
+    entries = [entry for ax in axes for entry in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles, names = zip(*entries, strict=True)
     style = {"frameon": False, "ncols": 3, "loc": "upper center", "fontsize": 8}
     figure.legend(handles, names, bbox_to_anchor=(0.5, 0.02), **style)

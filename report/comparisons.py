@@ -314,6 +314,58 @@ def loss_settings(found: dict) -> dict[str, Any]:
     }
 
 
+def budgets(found: dict, results: Path) -> list[dict[str, Any]]:
+    """Say under which conditions the runs of a volume were made, in the grid and in the folds.
+
+    Parameters
+    ----------
+    found : dict
+        The runs of the grid.
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        ``title``, whether a cross-validation (``folds``), and what occurs, sorted: ``steps``,
+        ``batches``, ``precisions``, ``processors``, ``windows`` (0 for whole patches).
+    """
+    folds = [json.loads(path.read_text()) for path in sorted((results / "folds").glob("*.json"))]
+    grid = [run for by_seed in found.values() for run in by_seed.values()]
+    rows = []
+    for data in DATA:
+        for is_folds, made in ((False, grid), (True, folds)):
+            own = [run for run in made if run["data"] == data]
+            if not own:
+                continue
+            seen: dict[str, set[Any]] = {
+                "steps": {run["steps"] for run in own},
+                "batches": {run["batch_size"] for run in own},
+                "precisions": {run["precision"] for run in own},
+                "processors": {_maker(run["environment"]["processor"]) for run in own},
+                "windows": set().union(*(_windows(run) for run in own)),
+            }
+            listed = {key: sorted(values) for key, values in seen.items()}
+            rows.append({"title": title_of(data), "folds": is_folds, **listed})
+    return rows
+
+
+def _maker(processor: str) -> str:
+    return processor.replace("(R)", "").split()[0]
+
+
+def _windows(run: dict[str, Any]) -> set[int]:
+    """Sizes of the windows of all parts of MALIS in a run; 0 for one on whole patches."""
+
+    def walk(loss: dict[str, Any], window: int) -> set[int]:
+        if loss["name"] == "WindowLoss":
+            size = loss["size"]
+            window = size if isinstance(size, int) else max(size)
+        own = {window} if loss["name"] == "MalisLoss" else set()
+        return own.union(*(walk(part, window) for part in loss.get("losses", [])))
+
+    return set().union(*(walk(stage, 0) for stage in run.get("losses", [])))
+
+
 def trial_table(results: Path) -> dict[str, Any] | None:
     """Make the table of what was tried on validation sections; None if nothing was.
 

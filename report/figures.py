@@ -308,6 +308,12 @@ def draw_learning(results: Path = RESULTS) -> plt.Figure | None:
             plotting.plot_histories(ax, curves, label if ax is row[0] else "")
             ax.get_legend().remove()
             ax.set(xlim=(0, None), ylim=(0, None))
+            best = min((min(values) for _, values in curves.values() if values), default=0)
+            if curve is validation and best:
+                ax.set_ylim(0.8 * best, min(ax.get_ylim()[1], 4 * best))
+            for m in methods:
+                if len(METHODS[m].stages) > 1 and (data, m) in first:  # where the loss changes
+                    ax.axvline(first[data, m]["steps"] / 2, color="0.6", ls=":", lw=0.8, zorder=0)
             ax.locator_params(axis="x", nbins=2)
             if label == rows[0][0]:
                 ax.set_title(title_of(data).replace(", ", ",\n"), fontsize=8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from malis import plotting
 from report.canvas import WIDTH, add_legend, grid
-from report.configurations import ablations_of
+from report.configurations import DATA, ablations_of
 from report.folds import fold_tables, held_out_scores, load_folds
 from report.readings import READINGS, gains
 from report.record import RESULTS
@@ -83,9 +83,19 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
     if not rows:
         return None
     volumes = list(dict.fromkeys(row["key"] for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.5), sharey=True)
-    for ax, all_views in zip(axes, (False, True), strict=True):
-        for row in rows:
+    solid = [row for row in rows if len(DATA[row["key"]].patch) == 3]  # larger differences
+    groups = [group for group in ([row for row in rows if row not in solid], solid) if group]
+    figure, axes = plt.subplots(
+        len(groups), 2, figsize=(WIDTH, 0.7 + 1.6 * len(groups)), sharex=True, sharey="row",
+        squeeze=False,
+    )  # fmt: skip
+    panels = [
+        (ax, group, all_views)
+        for line, group in zip(axes, groups, strict=True)
+        for ax, all_views in zip(line, (False, True), strict=True)
+    ]
+    for ax, group, all_views in panels:
+        for row in group:
             cells = [cell for cell in row["cells"] if cell["all_views"] == all_views]
             number, first = volumes.index(row["key"]), _is_first(row)
             kinds = [cell["key"].removeprefix(VIEWS) for cell in cells]
@@ -99,14 +109,16 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
                 elinewidth=1.2 if first else 0.6, mfc=colour if first else "white",
                 label=f"{row['title']}, {row['pairs']} {row['unit']}" if first else None,
             )  # fmt: skip
-        if not all(map(_is_first, rows)):
+        if group is groups[-1] and not all(map(_is_first, rows)):
             ax.errorbar([], [], fmt="o", ms=4.5, color="0.3", mfc="white", label=HOLLOW)
         names = ["\n".join(name.rsplit(" ", 1)) for name in READINGS.values()]
         ax.set_xticks(range(len(names)), names, fontsize=7.5)
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)
-        ax.set_title("mean over all views" if all_views else "one view", fontsize=9)
+        if group is groups[0]:
+            ax.set_title("mean over all views" if all_views else "one view", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("gain in CREMI score")
+    for line in axes:
+        line[0].set_ylabel("gain in CREMI score", fontsize=8)
     figure.tight_layout()
-    add_legend(figure, axes[0])
+    add_legend(figure, *axes[:, 0])
     return figure

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from report.comparisons import (
+    budgets,
     data_table,
     loss_settings,
     rate_tables,
@@ -77,6 +78,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "summary": summarise(found),
         "training": training_costs(found),
         "loss_settings": loss_settings(found),
+        "budgets": budgets(found, results),
         "trials": trial_table(results),
         "rates": rate_tables(results),
         "recipes": recipes(),
@@ -135,6 +137,7 @@ def speed_facts(loss: dict[str, Any] | None) -> dict[str, Any] | None:
                 "voxels": shape_text(row["shape"]),
                 "ratio": faster / row["two_bpt_canonical_s"],
                 "times_as_fast": row["two_bpt_canonical_s"] / faster,
+                "times_as_fast_walk": row["two_bpt_canonical_s"] / row["pair_counts_s"],
             }
         )
     largest = max(sizes, key=lambda row: row["edges"])

@@ -84,12 +84,23 @@ def test_pulls_are_drawn_where_the_gradient_is(ax):
     assert down == [[1, 4]]
 
 
+def test_only_borders_without_another_nearby_disagree(ax):
+    truth = np.repeat([[1] * 10 + [2] * 10 + [3] * 10], 30, axis=0)  # borders at 10 and 20
+    labels = np.repeat([[1] * 12 + [2] * 13 + [3] * 5], 30, axis=0)  # at 12 and 25
+    plotting.show_disagreement(ax, np.zeros((30, 30), np.uint8), truth, labels, tolerance=4)
+    overlay = ax.images[-1].get_array()[15]
+    marked = {x: mpl.colors.to_hex(overlay[x]).upper() for x in np.flatnonzero(overlay[:, 3])}
+    missing, invented = plotting.TRUTH, plotting.FOUND
+    assert marked == dict.fromkeys((19, 20, 21), missing) | dict.fromkeys((24, 25, 26), invented)
+
+
 @pytest.mark.parametrize(
     "show",
     [
         lambda ax, raw: plotting.show_labels(ax, LABELS, raw),
         lambda ax, raw: plotting.show_borders(ax, raw, LABELS),
         lambda ax, raw: plotting.outline_objects(ax, raw, LABELS, [1, 99]),
+        lambda ax, raw: plotting.show_disagreement(ax, raw, LABELS, np.ones_like(LABELS)),
         lambda ax, raw: plotting.show_affinity(ax, raw / 255),
         lambda ax, raw: plotting.plot_split_merge(ax, {"a": ([2, 1], [0, 1])}, {"a": 1}),
         lambda ax, raw: plotting.plot_histories(ax, {"a": ([1, 2], [3, 4])}, "loss"),

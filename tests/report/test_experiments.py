@@ -331,3 +331,16 @@ def test_a_network_ships_with_its_card(small_world, monkeypatch, options):
     shipped = load_model(small_world / "models" / "small.model")
     assert shipped.card["scores"] == results["scores"]
     assert json.loads((small_world / "models" / "small.json").read_text()) == shipped.card
+
+
+def test_the_conditions_of_a_table_are_those_of_its_runs():
+    rows = {
+        (row["title"], row["folds"]): row
+        for row in comparisons.budgets(load_runs(), record.RESULTS)
+    }
+    sections, halves = rows["FIB-25, sections", False], rows["FIB-25, volume", True]
+    assert sections["windows"] == [0, 32]  # after cross-entropy, MALIS sees whole patches
+    assert halves["windows"] == [24] and halves["steps"] == [3000]
+    assert rows["ISBI 2012", False]["precisions"] != rows["ISBI 2012", True]["precisions"]
+    for row in rows.values():
+        assert all(row[key] for key in ("steps", "batches", "precisions", "processors", "windows"))
