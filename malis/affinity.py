@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from malis.checks import Array, Offsets, check_integer, check_offsets
+from malis.checks import Array, Offsets, check_labels, check_offsets
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -84,7 +84,7 @@ def affinities_from_labels(labels: Array, offsets: Offsets) -> Array:
     Raises
     ------
     ValueError
-        If `labels` has neither ndim nor ndim + 1 axes.
+        If `labels` has neither ndim nor ndim + 1 axes, or one is negative.
     TypeError
         If `labels` are not integers.
 
@@ -101,7 +101,7 @@ def affinities_from_labels(labels: Array, offsets: Offsets) -> Array:
             f"labels must have {ndim} spatial axes like the offsets (and perhaps a batch axis), "
             f"got shape {tuple(labels.shape)}"
         )
-    check_integer(labels, "labels")
+    check_labels(labels, labels.shape)
     if isinstance(labels, torch.Tensor) and labels.dtype == torch.uint64:
         labels = labels.view(torch.int64)  # torch compares no uint64; the same bits compare alike
     batched = labels.ndim == ndim + 1
@@ -130,8 +130,19 @@ def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
     Returns
     -------
     (C, *spatial) bool array
+
+    Raises
+    ------
+    ValueError
+        If the shape has not as many axes as the offsets.
     """
-    return scatter_edges(True, shape, check_offsets(offsets), dtype=np.dtype(bool))
+    offsets = check_offsets(offsets)
+    if len(shape) != offsets.shape[1]:
+        raise ValueError(
+            f"shape must have {offsets.shape[1]} spatial axes like the offsets and no batch axis, "
+            f"got {tuple(shape)}"
+        )
+    return scatter_edges(True, shape, offsets, dtype=np.dtype(bool))
 
 
 def grid_edges(shape: Sequence[int], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,15 +8,18 @@ a margin of background there is no such shortcut, and a membrane anywhere in the
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis.checks import check_integer
+from malis.checks import check_array, check_integer, check_labels, given_masks
+from malis.compiling import uncompiled
 from malis.components import relabel_batch
 
 
+@uncompiled
 def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndarray:
     """Turn the outermost voxels of every object into background.
 
@@ -26,7 +29,8 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
     Parameters
     ----------
     labels : (*spatial) integer array
-        Object ids, 0 = background; any integer type.
+        Object ids, 0 = background; any integer type. One volume, no batch axis; for a batch see
+        `GrowBoundaryLoss`.
     steps : int or (ndim,) sequence of int
         Voxels to take away, along every axis alike or along each: ``(0, 2, 2)`` for sections that
         are labelled one by one.
@@ -38,7 +42,7 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
     Raises
     ------
     TypeError
-        If labels or steps are not integers.
+        If labels are no array of integers, or steps are not integers.
     ValueError
         If steps are negative or not as many as the axes.
 
@@ -52,6 +56,7 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
     >>> grow_boundary(np.array([5, 5, 5, 8, 8, 8]))
     array([5, 5, 0, 0, 8, 8])
     """
+    check_array(labels, "labels")
     check_integer(labels, "labels")
     along = np.asarray(steps)
     check_integer(along, "steps")
@@ -101,11 +106,17 @@ class GrowBoundaryLoss(nn.Module):
     def __init__(self, loss: nn.Module, steps: int | Sequence[int] = 1) -> None:
         super().__init__()
         self.loss = loss
-        self.steps = steps if isinstance(steps, int) else tuple(steps)
+        self.steps = int(steps) if isinstance(steps, Integral) else tuple(steps)
         axes = 1 if isinstance(self.steps, int) else len(self.steps)
         grow_boundary(np.zeros((1,) * axes, int), self.steps)  # or complain now
 
-    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss with the outermost voxels of every object as background.
 
         Parameters
@@ -113,6 +124,8 @@ class GrowBoundaryLoss(nn.Module):
         affinities : (B, C, *spatial) float tensor
         labels : (B, *spatial) integer tensor
             Object ids, 0 = background. What the margin cuts in two are two objects then.
+        edge_mask, labelled_mask : tensors, optional
+            Passed on to the loss as they are, see `malis.MalisLoss.forward`.
 
         Returns
         -------
@@ -122,9 +135,13 @@ class GrowBoundaryLoss(nn.Module):
         Raises
         ------
         ValueError
-            If there are not as many steps as axes.
+            If there are not as many steps as axes, shapes disagree, or a label is negative.
+        TypeError
+            If labels are not integers, or there is a mask and the loss takes none.
         """
+        check_labels(labels, (len(affinities), *affinities.shape[2:]))
         ids = labels.numpy(force=True)
         along = (self.steps,) * (ids.ndim - 1) if isinstance(self.steps, int) else self.steps
         grown = relabel_batch(grow_boundary(ids, (0, *along)))
-        return self.loss(affinities, torch.from_numpy(grown).to(labels.device))
+        masks = given_masks(edge_mask, labelled_mask)
+        return self.loss(affinities, torch.from_numpy(grown).to(labels.device), **masks)

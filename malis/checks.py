@@ -178,7 +178,7 @@ def check_labels(labels: Array, shape: Sequence[int]) -> None:
         )
     check_integer(labels, "labels")
     dtype = str(labels.dtype).removeprefix("torch.")
-    if not dtype.startswith("uint") and int(labels.min()) < 0:
+    if not dtype.startswith("uint") and 0 not in labels.shape and int(labels.min()) < 0:
         raise ValueError(f"labels must not be negative, got {int(labels.min())}")
 
 
@@ -224,6 +224,61 @@ def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
         raise TypeError(f"{name} must be integers, got {array.dtype}")
 
 
+def check_array(array: np.ndarray, name: str) -> None:
+    """Raise a TypeError unless `array` is a NumPy array.
+
+    Parameters
+    ----------
+    array : array
+    name : str
+        What the message calls it.
+
+    Raises
+    ------
+    TypeError
+        If it is something else, a tensor for instance.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+
+
+def check_mask(mask: Array, shape: Sequence[int], name: str) -> None:
+    """Raise a ValueError unless a mask has a shape.
+
+    Parameters
+    ----------
+    mask : array or tensor
+    shape : sequence of int
+        The shape it must have.
+    name : str
+        What the message calls it.
+
+    Raises
+    ------
+    ValueError
+    """
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
+
+
+def given_masks(
+    edge_mask: torch.Tensor | None, labelled_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Return those masks that there are as keywords, for a loss that may take none.
+
+    Parameters
+    ----------
+    edge_mask, labelled_mask : tensors, optional
+        See `malis.pair_counts`.
+
+    Returns
+    -------
+    dict
+    """
+    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
+    return {name: mask for name, mask in masks.items() if mask is not None}
+
+
 def as_mask(mask: Array, shape: Sequence[int], name: str) -> np.ndarray:
     """Check the shape of a mask and return it as a bool array on the host.
 
@@ -245,9 +300,10 @@ def as_mask(mask: Array, shape: Sequence[int], name: str) -> np.ndarray:
     ValueError
         If the shape is another one.
     """
-    if tuple(mask.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
-    return as_numpy(mask).astype(bool)
+    check_mask(mask, shape, name)
+    if isinstance(mask, torch.Tensor):
+        mask = mask.to(torch.bool)  # NumPy does not know all of torch's types
+    return as_numpy(mask).astype(bool, copy=False)
 
 
 def as_numpy(array: Array) -> np.ndarray:

@@ -3,6 +3,9 @@
 import numpy as np
 from skimage.measure import label
 
+from malis.checks import check_array, check_integer
+from malis.compiling import uncompiled
+
 
 def relabel_components(labels: np.ndarray) -> np.ndarray:
     """Give every connected part of every object an id of its own.
@@ -12,7 +15,8 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     labels : (*spatial) integer array
-        Object ids, 0 = background; any integer type, ids up to 2^64-1.
+        Object ids, 0 = background; any integer type, ids up to 2^64-1. One volume, no batch axis;
+        for a batch see `relabel_batch`.
 
     Returns
     -------
@@ -22,15 +26,16 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     Raises
     ------
     TypeError
-        If labels are not integers.
+        If labels are no array of integers.
     """
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    check_array(labels, "labels")
+    check_integer(labels, "labels")
     if labels.dtype == np.uint64:
         labels = labels.view(np.int64)  # scikit-image compares int64; the same bits compare alike
     return label(labels, background=0, connectivity=1).astype(np.int64, copy=False)
 
 
+@uncompiled
 def relabel_batch(labels: np.ndarray) -> np.ndarray:
     """Relabel the components of every volume of a batch; no id occurs in two of them.
 
@@ -47,8 +52,9 @@ def relabel_batch(labels: np.ndarray) -> np.ndarray:
     Raises
     ------
     TypeError
-        If labels are not integers.
+        If labels are no array of integers.
     """
+    check_array(labels, "labels")
     # One call for all: the volumes are stacked, with a row of background between any two.
     stacked = np.pad(labels, [(0, 0), (0, 1), *[(0, 0)] * (labels.ndim - 2)])
     components = relabel_components(stacked.reshape(-1, *labels.shape[2:]))

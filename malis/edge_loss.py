@@ -18,6 +18,7 @@ from malis.checks import (
     check_unit_interval,
     clear_outside,
 )
+from malis.tensors import mask_tensor
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,
@@ -56,7 +57,7 @@ class AffinityCrossEntropy(nn.Module):
 
     .. math:: L = -\frac{1}{|E|} \sum_{e \in E} \big[ t_e \log a_e + (1 - t_e) \log(1 - a_e) \big]
 
-    over the edges E that exist, with the affinities t of the labels.
+    over the edges E that exist and are known, with the affinities t of the labels.
 
     Parameters
     ----------
@@ -68,7 +69,13 @@ class AffinityCrossEntropy(nn.Module):
         super().__init__()
         self.offsets = check_offsets(offsets)
 
-    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the mean cross-entropy of predicted affinities.
 
         Parameters
@@ -77,11 +84,16 @@ class AffinityCrossEntropy(nn.Module):
             In [0, 1].
         labels : (B, *spatial) integer tensor
             Object ids, 0 = background.
+        edge_mask : (B, C, *spatial) tensor, optional
+            1 = known, 0 = unknown edge.
+        labelled_mask : (B, *spatial) tensor, optional
+            1 = labelled, 0 = unlabelled voxel. As in `malis.pair_counts`, unlabelled voxels form
+            one further object with unknown inner edges.
 
         Returns
         -------
         0-dimensional Tensor
-            At least float32; 0 where no edge exists.
+            At least float32; 0 where no edge is known.
 
         Raises
         ------
@@ -96,8 +108,19 @@ class AffinityCrossEntropy(nn.Module):
         within = clear_outside(affinities, self.offsets)
         low, high = torch.stack(within.detach().float().aminmax()).tolist()
         check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
-        target = affinities_from_labels(labels, self.offsets).to(affinities.device)
+        device = affinities.device
+        known = mask_tensor(edge_mask, tuple(affinities.shape), "edge_mask", device)
+        labelled = mask_tensor(labelled_mask, tuple(labels.shape), "labelled_mask", device)
+        target = affinities_from_labels(labels, self.offsets).to(device)
+        if labelled is not None:
+            within_it, beside_it = (
+                affinities_from_labels(voxels.to(torch.uint8), self.offsets)
+                for voxels in (labelled, ~labelled)
+            )
+            target = target * within_it
+            known = beside_it == 0 if known is None else known & (beside_it == 0)
         same, different = edge_losses(within, "cross_entropy", 0.0)
-        exists = torch.from_numpy(existing_edges(labels.shape[1:], self.offsets))
-        losses = (target * same + (1 - target) * different)[:, exists.to(affinities.device)]
+        losses = target * same + (1 - target) * different
+        exists = torch.from_numpy(existing_edges(labels.shape[1:], self.offsets)).to(device)
+        losses = losses[:, exists] if known is None else losses[known & exists]
         return losses.sum() / max(1, losses.numel())

@@ -20,7 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis.checks import Offsets, check_affinity_shape, check_batch, check_offsets, clear_outside
+from malis.checks import (
+    Offsets,
+    check_affinity_shape,
+    check_batch,
+    check_offsets,
+    clear_outside,
+    given_masks,
+)
+from malis.compiling import uncompiled
 from malis.edge_loss import EDGE_LOSSES, edge_losses
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts
@@ -32,6 +40,7 @@ NORMALISATIONS = ("none", "pass", "pairs")
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@uncompiled
 def malis_weights(
     affinities: Tensor,
     labels: Tensor,
@@ -333,6 +342,7 @@ class MaximinLoss(nn.Module):
             return loss.sum()
         return _reduce(loss, self.reduction)
 
+    @uncompiled
     def _sample_on_host(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw pairs; return sample, channel and voxel of their maximin edges, and their kind."""
         rng = np.random.default_rng(self._draw_seed())
@@ -345,6 +355,7 @@ class MaximinLoss(nn.Module):
             kinds.append(torch.from_numpy(same))
         return torch.cat(edges), torch.cat(kinds).to(affinities.device)
 
+    @uncompiled
     def _sample_on_device(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Do the same for the whole batch at once, where it is."""
         labels = label_tensor(labels, tuple(labels.shape), affinities.device)
@@ -381,20 +392,35 @@ class SumLoss(nn.Module):
         if len(self.weights) != len(self.losses):
             raise ValueError(f"got {len(self.weights)} weights for {len(self.losses)} losses")
 
-    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
         """Add the losses up.
 
         Parameters
         ----------
         affinities : (B, C, *spatial) float tensor
         labels : (B, *spatial) integer tensor
+        edge_mask, labelled_mask : tensors, optional
+            Passed on to every loss, see `MalisLoss.forward`.
 
         Returns
         -------
         0-dimensional Tensor
+
+        Raises
+        ------
+        TypeError
+            If there is a mask and a loss takes none.
         """
-        terms = zip(self.weights, self.losses, strict=True)
-        return torch.stack([weight * loss(affinities, labels) for weight, loss in terms]).sum()
+        masks = given_masks(edge_mask, labelled_mask)
+        terms = [loss(affinities, labels, **masks) for loss in self.losses]
+        weighted = [weight * term for weight, term in zip(self.weights, terms, strict=True)]
+        return torch.stack(weighted).sum()
 
 
 def _sample_sums(volumes: Tensor) -> Tensor:

@@ -175,7 +175,8 @@ def rand_error(
         Object ids, 0 = background.
     offsets : (C, ndim) integers
     threshold : float
-        Edges with at least this affinity hold their voxels together.
+        Edges with at least this affinity hold their voxels together; compared as float32, like
+        `malis.segmentation.connected_components` does.
 
     Returns
     -------
@@ -193,7 +194,10 @@ def rand_error(
     """
     check_affinity_shape(affinities.shape, check_offsets(offsets), batched=False)
     positive, negative = pair_counts(affinities, labels, offsets, constrained=False)
-    joined = affinities >= threshold
+    if isinstance(affinities, torch.Tensor):  # float32, as they were compared for the counts
+        joined = affinities.to(torch.float32) >= float(np.float32(threshold))
+    else:
+        joined = affinities.astype(np.float32, copy=False) >= np.float32(threshold)
     n_same, n_pairs = count_label_pairs(as_numpy(labels))
     wrong = n_same - int(positive[joined].sum()) + int(negative[joined].sum())
     return wrong / n_pairs if n_pairs else 0.0

@@ -221,5 +221,8 @@ def mask_tensor(
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
-    """Share the memory of an array where torch can; copy it where it is read-only."""
-    return torch.from_numpy(np.require(array, requirements=("C", "W")))
+    """Share the memory of an array where torch can; copy it where it is read-only or reversed."""
+    array = np.require(array, requirements=("C", "W"))
+    if min(array.strides, default=0) < 0:  # along an axis of length 1, NumPy does not mind
+        array = array.copy()
+    return torch.from_numpy(array)

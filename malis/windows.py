@@ -8,12 +8,15 @@ Windows cut the patch apart: the network keeps its context, but each window is a
 with maximin edges of its own, and the weights of its pairs sum to 1 in each window.
 """
 
+import operator
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from malis.checks import check_labels, check_mask
 from malis.components import relabel_batch
 
 
@@ -43,11 +46,17 @@ class WindowLoss(nn.Module):
     def __init__(self, loss: nn.Module, size: int | Sequence[int]) -> None:
         super().__init__()
         self.loss = loss
-        self.size = size if isinstance(size, int) else tuple(size)
+        self.size = int(size) if isinstance(size, Integral) else tuple(map(operator.index, size))
         if np.min(self.size) < 1:
             raise ValueError(f"size must be at least 1, got {size}")
 
-    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss of every window, and average.
 
         Parameters
@@ -56,6 +65,9 @@ class WindowLoss(nn.Module):
             In [0, 1]. An edge that leaves its window is in no graph and gets no gradient.
         labels : (B, *spatial) integer tensor
             Object ids, 0 = background.
+        edge_mask, labelled_mask : tensors, optional
+            Cut alike and passed on to the loss, see `malis.MalisLoss.forward`. Which parts of an
+            object meet is told by the labels as they stand, those of unlabelled voxels included.
 
         Returns
         -------
@@ -64,9 +76,20 @@ class WindowLoss(nn.Module):
         Raises
         ------
         ValueError
-            If the size does not divide the patch.
+            If the size does not divide the patch, shapes disagree, or a label is negative.
+        TypeError
+            If labels are not integers, or there is a mask and the loss takes none.
         """
-        return self.loss(*cut_windows(affinities, labels, self.size))
+        check_labels(labels, (len(affinities), *affinities.shape[2:]))
+        pieces, inside = cut_windows(affinities, labels, self.size)
+        window, masks = tuple(inside.shape[1:]), {}
+        if edge_mask is not None:
+            check_mask(edge_mask, affinities.shape, "edge_mask")
+            masks["edge_mask"] = _windows(edge_mask, window)
+        if labelled_mask is not None:
+            check_mask(labelled_mask, labels.shape, "labelled_mask")
+            masks["labelled_mask"] = _windows(labelled_mask[:, None], window).squeeze(1)
+        return self.loss(pieces, inside, **masks)
 
 
 def cut_windows(
@@ -96,7 +119,7 @@ def cut_windows(
         If the size does not divide the patch.
     """
     shape = tuple(labels.shape[1:])
-    window = (size,) * len(shape) if isinstance(size, int) else tuple(size)
+    window = (int(size),) * len(shape) if isinstance(size, Integral) else tuple(size)
     if len(window) != len(shape) or any(n % w for n, w in zip(shape, window, strict=True)):
         raise ValueError(f"windows of {window} voxels do not tile a patch of {shape}")
     pieces = _windows(labels[:, None], window).squeeze(1).numpy(force=True)

@@ -58,6 +58,11 @@ def test_edge_vector_and_volume_are_two_forms_of_one_thing(shape, offsets):
     np.testing.assert_array_equal(scatter_edges(vector, shape, offsets), volume)
 
 
+def test_existing_edges_are_of_one_volume():
+    with pytest.raises(ValueError, match=r"shape must have 2 spatial axes .* got \(3, 4, 5\)"):
+        existing_edges((3, 4, 5), nearest_offsets(2))
+
+
 def test_an_offset_longer_than_the_volume_has_no_edges():
     source, target = edge_slices((4, 5), (0, -6))
     assert np.zeros((4, 5))[source].size == np.zeros((4, 5))[target].size == 0
@@ -102,6 +107,7 @@ def test_labels_are_left_alone():
     [
         (np.ones((3, 3)), nearest_offsets(2), TypeError, "labels must be integers, got float64"),
         (torch.ones(3, 3), nearest_offsets(2), TypeError, "labels must be integers"),
+        (np.full((3, 3), -1), nearest_offsets(2), ValueError, "labels must not be negative"),
         (np.ones(3, int), nearest_offsets(2), ValueError, "2 spatial axes"),
         (np.ones((3, 3), int), [(0, 0), (0, -1)], ValueError, "offset 0 is zero"),
         (np.ones((3, 3), int), [(0.5, 1)], TypeError, "offsets must be integers"),

@@ -63,6 +63,7 @@ def test_the_argument_is_not_changed_and_huge_ids_survive():
 @pytest.mark.parametrize(
     ("labels", "steps", "error", "words"),
     [
+        (torch.zeros(3, 3, dtype=int), 1, TypeError, "must be a NumPy array, got Tensor"),
         (np.zeros((3, 3)), 1, TypeError, "labels must be integers, got float64"),
         (np.zeros((3, 3), int), 1.5, TypeError, "steps must be integers, got float64"),
         (np.zeros((3, 3), int), (1, 0.5), TypeError, "steps must be integers, got float64"),
@@ -161,6 +162,28 @@ class TestGrowBoundaryLoss:
         assert torch.equal(across, windows(affinities, grown))
         along = malis.GrowBoundaryLoss(windows, (1, 0))(affinities, labels)
         assert torch.equal(along, windows(affinities, labels))  # no border runs across y
+
+    def test_bad_labels_are_refused(self):
+        loss = malis.GrowBoundaryLoss(malis.MalisLoss(self.OFFSETS))
+        affinities = torch.rand(1, 2, 8, 8)
+        with pytest.raises(ValueError, match="labels must not be negative, got -1"):
+            loss(affinities, torch.full((1, 8, 8), -1))
+        with pytest.raises(ValueError, match=r"labels must have shape \(1, 8, 8\)"):
+            loss(affinities, torch.ones(1, 8, 9, dtype=torch.int64))
+
+    def test_masks_are_passed_on(self):
+        plain = malis.MalisLoss(self.OFFSETS)
+        affinities = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(8).repeat(1, 8, 1) // 4 + 1
+        masks = {"edge_mask": torch.ones(1, 2, 8, 8), "labelled_mask": torch.ones(1, 8, 8)}
+        masks["edge_mask"][..., 3:] = masks["labelled_mask"][:, :3] = 0
+        found = malis.GrowBoundaryLoss(plain)(affinities, labels, **masks)
+        grown = torch.from_numpy(grow_boundary(labels[0].numpy()))[None]
+        assert found == plain(affinities, grown, **masks) != plain(affinities, grown)
+
+    def test_steps_may_be_numbers_of_numpy(self):
+        loss = malis.GrowBoundaryLoss(malis.MalisLoss(self.OFFSETS), np.int64(2))
+        assert loss.steps == 2 and type(loss.steps) is int
 
     def test_bad_steps_are_refused(self):
         plain = malis.MalisLoss(self.OFFSETS)

@@ -7,9 +7,11 @@ from torch.nn import functional as F
 
 from malis import (
     AffinityCrossEntropy,
+    GrowBoundaryLoss,
     MalisLoss,
     MaximinLoss,
     SumLoss,
+    WindowLoss,
     affinities_from_labels,
     malis_weights,
     maximin_edges,
@@ -188,6 +190,84 @@ def test_cross_entropy_is_torch_s_on_existing_edges():
     exists = torch.from_numpy(existing_edges((6, 5), OFFSETS))
     expected = F.binary_cross_entropy(affinities[:, exists], target[:, exists])
     torch.testing.assert_close(AffinityCrossEntropy(OFFSETS)(affinities, labels), expected)
+
+
+def test_cross_entropy_of_known_edges_by_hand():
+    affinities = torch.full((1, 1, 6), 0.8, requires_grad=True)
+    labels = torch.tensor([[1, 1, 2, 2, 2, 2]])
+    edges = torch.tensor([[[1, 1, 1, 0, 1, 1]]])
+    voxels = torch.tensor([[1, 1, 1, 1, 0, 0]])
+    # The first edge leaves the volume, the fourth is unknown, the last joins unlabelled voxels.
+    loss = AffinityCrossEntropy([(-1,)])(affinities, labels, edges, voxels)
+    expected = torch.tensor([[0.8, 0.2, 0.2]]).log().neg().mean()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert affinities.grad.nonzero()[:, 2].tolist() == [1, 2, 4]
+
+
+def test_cross_entropy_knows_the_edges_that_malis_knows():
+    affinities, labels = batch(shape=(2, 8, 8))
+    generator = torch.Generator().manual_seed(5)
+    masks = {
+        "edge_mask": torch.rand(2, 2, 8, 8, generator=generator) < 0.7,
+        "labelled_mask": torch.rand(2, 8, 8, generator=generator) < 0.6,
+    }
+    AffinityCrossEntropy(OFFSETS)(affinities, labels, **masks).backward()
+    positive, negative = malis_weights(affinities, labels, OFFSETS, **masks)
+    assert (affinities.grad[positive > 0] < 0).all() and (affinities.grad[negative > 0] > 0).all()
+    assert (positive > 0).any() and (negative > 0).any()
+
+
+def test_a_mask_that_hides_all_edges_leaves_nothing():
+    affinities, labels = batch()
+    loss = AffinityCrossEntropy(OFFSETS)
+    assert loss(affinities, labels, labelled_mask=torch.zeros_like(labels)) == 0
+    everything = torch.ones_like(affinities), torch.ones_like(labels)
+    torch.testing.assert_close(loss(affinities, labels, *everything), loss(affinities, labels))
+
+
+def test_the_sum_passes_masks_on():
+    affinities, labels = batch()
+    parts = [MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)]
+    masks = torch.ones_like(affinities), torch.ones_like(labels)
+    masks[0][:, 0] = masks[1][:, 2:] = 0
+    expected = parts[0](affinities, labels, *masks) + 2 * parts[1](affinities, labels, *masks)
+    assert SumLoss(parts, [1, 2])(affinities, labels, *masks) == expected
+    with pytest.raises(TypeError, match="labelled_mask"):
+        SumLoss([MaximinLoss(OFFSETS)])(affinities, labels, labelled_mask=masks[1])
+
+
+@pytest.mark.parametrize("backend", ["higra", "parallel"])
+def test_masks_of_half_precision(backend):
+    affinities, labels = batch()
+    mask = torch.zeros(affinities.shape, dtype=torch.bfloat16)
+    mask[:, 1] = 1
+    loss = MalisLoss(OFFSETS, backend=backend)
+    assert loss(affinities, labels, mask) == loss(affinities, labels, mask.bool())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MalisLoss(OFFSETS),
+        lambda: MaximinLoss(OFFSETS, backend="higra"),
+        lambda: MaximinLoss(OFFSETS, backend="parallel"),
+        lambda: WindowLoss(MalisLoss(OFFSETS), 4),
+        lambda: GrowBoundaryLoss(MalisLoss(OFFSETS)),
+        lambda: SumLoss([MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)]),
+    ],
+    ids=["malis", "maximin", "on the device", "windows", "margin", "sum"],
+)
+def test_compiled_losses_are_the_losses(make):
+    affinities, labels = batch(shape=(2, 8, 8))
+    torch.compiler.reset()
+    results = []
+    for loss in (make(), torch.compile(make(), backend="eager")):
+        torch.manual_seed(0)
+        value = loss(affinities, labels)
+        results.append((value.item(), *torch.autograd.grad(value, affinities)))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_the_sum_of_losses():

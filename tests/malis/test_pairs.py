@@ -12,6 +12,7 @@ from scipy import ndimage
 from malis import malis_weights, nearest_offsets, pair_counts, rand_error
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.pairs import count_label_pairs
+from malis.segmentation import connected_components
 from malis.tensors import choose_backend
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
@@ -236,6 +237,20 @@ def test_rand_error_is_that_of_the_connected_components(threshold):
     wrong = (own[first] == own[second]) != (truth[first] == truth[second])
     found = rand_error(affinities, labels, nearest_offsets(2), threshold=threshold)
     assert found == pytest.approx(wrong.mean(), abs=0, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rand_error_compares_as_the_connected_components_do(dtype):
+    affinities = np.array([[0, 0.8, 0.3, 0.5 - 1e-9]], dtype)
+    labels = np.ones(4, int)
+    for threshold in (0.3, 0.5, 0.8):
+        parts = connected_components(affinities, [(-1,)], threshold)
+        sizes = np.bincount(parts.astype(int))
+        expected = 1 - (sizes * (sizes - 1) / 2).sum() / 6
+        found = rand_error(affinities, labels, [(-1,)], threshold=threshold)
+        tensors = torch.from_numpy(affinities), torch.from_numpy(labels)
+        assert found == rand_error(*tensors, [(-1,)], threshold=threshold)
+        assert found == pytest.approx(expected)
 
 
 def test_rand_error_is_of_one_sample():

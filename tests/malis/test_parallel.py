@@ -333,6 +333,16 @@ def test_the_largest_ids_differ_from_the_unlabelled_object(device):
     assert negative.tolist() == [[0, 0, 2, 0, 3]]
 
 
+def test_one_section_that_is_reversed():
+    """NumPy takes any stride along an axis of length 1 for contiguous, torch does not."""
+    affinities = np.random.default_rng(0).random((3, 1, 4, 5), dtype=np.float32)
+    labels = np.arange(20).reshape(1, 4, 5) // 7
+    offsets = nearest_offsets(3)
+    expected = pair_counts(affinities, labels, offsets)
+    found = pair_counts(affinities[:, ::-1], labels[::-1], offsets, backend="parallel")
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("volume", ["read-only", "big-endian", "strided", "Fortran"])
 def test_arrays_of_any_layout_are_answered_with_arrays(volume):
     rng = np.random.default_rng(0)

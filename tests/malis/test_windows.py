@@ -92,6 +92,41 @@ def test_windows_that_do_not_tile_are_named(size):
         cut_windows(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), size)
 
 
+def test_bad_labels_are_refused():
+    loss = malis.WindowLoss(malis.MalisLoss(OFFSETS), 4)
+    affinities = torch.rand(1, 2, 4, 4)
+    with pytest.raises(ValueError, match="labels must not be negative, got -1"):
+        loss(affinities, torch.full((1, 4, 4), -1))
+    with pytest.raises(ValueError, match=r"labels must have shape \(1, 4, 4\)"):
+        loss(affinities, torch.ones(1, 8, 4, dtype=torch.int64))
+
+
+def test_masks_are_cut_like_affinities_and_labels():
+    generator = torch.Generator().manual_seed(3)
+    affinities = torch.rand(2, 2, 4, 8, generator=generator)
+    labels = torch.arange(8).repeat(2, 4, 1) // 2 % 2 + 1
+    edges = torch.randint(0, 2, (2, 2, 4, 8), generator=generator)
+    voxels = torch.randint(0, 2, (2, 4, 8), generator=generator)
+    loss = malis.MalisLoss(OFFSETS)
+    parts = []
+    for part in (np.s_[..., :4], np.s_[..., 4:]):  # in which labels are connected
+        parts.append(loss(affinities[part], labels[part], edges[part], voxels[part]))
+    whole = malis.WindowLoss(loss, 4)(affinities, labels, edges, voxels)
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    for one, mask in (("edge_mask", edges), ("labelled_mask", voxels)):
+        with pytest.raises(ValueError, match=f"{one} must have shape"):
+            malis.WindowLoss(loss, 4)(affinities, labels, **{one: mask[..., :4]})
+    with pytest.raises(TypeError, match="edge_mask"):
+        malis.WindowLoss(malis.MaximinLoss(OFFSETS), 4)(affinities, labels, edges)
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    for size, expected in ((np.int64(4), 4), (np.array([4, 2]), (4, 2))):
+        loss = malis.WindowLoss(malis.MalisLoss(OFFSETS), size)
+        assert loss.size == expected and "int64" not in repr(loss.size)
+        cut_windows(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64), size)
+
+
 def test_windows_without_voxels_are_named():
     with pytest.raises(ValueError, match="at least 1"):
         malis.WindowLoss(malis.MalisLoss(OFFSETS), 0)
