@@ -44,19 +44,12 @@ def grey_value_changes(
 
     Returns
     -------
-    monai.transforms.Compose
-        Takes and gives (1, *spatial) float32 tensors.
+    malis.grey_values.GreyValueChanges
+        A MONAI transform that takes and gives (1, *spatial) float32 tensors.
     """
-    from monai import transforms  # takes seconds to import, and not everybody needs it
+    from malis.grey_values import GreyValueChanges  # MONAI takes seconds, and not all need it
 
-    return transforms.Compose(
-        [
-            transforms.RandScaleIntensityFixedMean(prob=1.0, factors=contrast),
-            transforms.RandShiftIntensity(prob=1.0, offsets=brightness),
-            transforms.RandAdjustContrast(prob=0.5, gamma=(1 / gamma, gamma)),
-            transforms.RandGaussianNoise(prob=0.5, std=noise, sample_std=True),
-        ]
-    )
+    return GreyValueChanges(contrast, brightness, gamma, noise)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class LabelledVolume:
         """Return some of the sections as a volume of its own, without a copy."""
         if not len(chosen) or min(chosen) < 0 or max(chosen) >= len(self.raw):
             raise ValueError(f"{self.name} has {len(self.raw)} sections, asked for {chosen}")
-        part = slice(chosen.start, chosen.stop, chosen.step)
+        stop = chosen.stop if chosen.stop >= 0 else None  # -1 would be the last section
+        part = slice(chosen.start, stop, chosen.step)
         return LabelledVolume(self.raw[part], self.labels[part], self.resolution, self.name)
 
 

@@ -10,6 +10,7 @@ To change the loss, pass another one. A loss is called as ``loss(affinities, lab
 that turns the network's logits into affinities is applied here and nowhere else.
 """
 
+import logging
 import math
 import os
 import re
@@ -32,6 +33,9 @@ from malis.batches import load_batches
 from malis.loss import SumLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in what Python writes of a thing without a repr
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,7 +128,8 @@ def train(
     validate : callable, optional
         ``validate(network)`` → named numbers; called in evaluation mode, without gradients.
     validate_every : int
-        Steps between two validations; there is always one after the last step.
+        Steps between two validations; there is always one after the last step. One that a
+        checkpoint lacks, because an error ended it, is made up for when that is continued.
     log : callable, optional
         ``log(step, numbers)`` is called after every step, and again with the numbers of a
         validation under ``validation/<name>``.
@@ -156,6 +161,16 @@ def train(
     such as the interpolation of ``up_mode="upsample"``. A loss that draws from a generator of its
     own, and not from torch's, does not go on where it stopped.
 
+    Groups of parameters to which the optimiser gives learning rates of their own keep their ratio
+    to the rate of the first step (to 1 if that is 0).
+
+    A checkpoint knows loss, dataset, learning rate and optimiser by what `describe` writes down of
+    them. Of functions and of objects without a ``repr`` of their own that is only the name, so
+    another one of that name is taken for the same; a warning is logged where that is so.
+
+    A checkpoint that is due together with a validation is written before it, and again with its
+    numbers: an error in `validate` costs no training.
+
     In the process group of `malis.distributed` every process trains on its share of each batch, and
     the first one alone validates, logs, and writes the checkpoint, which all of them must be able
     to read. The history holds the means of all processes, and the seconds of each.
@@ -168,7 +183,9 @@ def train(
     if isinstance(loss, nn.Module):
         loss.to(device)
     rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
-    updates = optimiser(network.parameters(), lr=rate(1))
+    base = rate(1) or 1.0  # a warm-up may begin at 0
+    updates = optimiser(network.parameters(), lr=base)
+    ratios = [group["lr"] / base for group in updates.param_groups]
     configuration = {
         "network": files.architecture(network),
         "loss": describe(loss),
@@ -181,6 +198,10 @@ def train(
         "seed": seed,
     } | ({"start": start} if start else {})
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and first:
+        _warn_of_look_alikes(
+            path, loss=loss, dataset=dataset, learning_rate=learning_rate, optimiser=optimiser
+        )
     done, history = 0, History()
     if path is not None and path.exists():
         if not resume:
@@ -193,18 +214,43 @@ def train(
 
     if num_workers is None:
         num_workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+    def due(every: int, step: int) -> bool:
+        return first and (step % every == 0 or step == steps)
+
+    def save(step: int) -> None:
+        content = {
+            "kind": files.CHECKPOINT,
+            "step": step,
+            "configuration": configuration,
+            "network": network.state_dict(),
+            "optimiser": updates.state_dict(),
+            "history": history.to_dict(),
+        }
+        files.write(path, content)
+
+    def score(step: int) -> None:
+        numbers = _validate(network, validate)
+        _append(history.validation, step, numbers)
+        if log:
+            log(step, {f"validation/{name}": value for name, value in numbers.items()})
+
     left = range(done + 1, steps + 1)
     batches = load_batches(dataset, left, batch_size, seed, device, num_workers, share)
     hidden = not (progress and first)
     bar = tqdm(total=steps, initial=done, disable=hidden, unit="step", desc="training")
     with _reproducible(device), bar:
         network.train()
+        missing = done > 0 and done not in history.validation.get("step", [])
+        if validate and missing and due(validate_every, done):
+            score(done)
+            save(done)
         clock = _Clock(device)
         for step, raw, labels in batches:
             clock.lap("data")
             _seed_torch(seed, step)
-            for group in updates.param_groups:
-                group["lr"] = rate(step)
+            for group, ratio in zip(updates.param_groups, ratios, strict=True):
+                group["lr"] = rate(step) * ratio
             buffers = [buffer.clone() for buffer in network.buffers()]
             try:
                 numbers = _update(
@@ -224,21 +270,13 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{np.mean(history.training['loss'][-50:]):.4f}", refresh=False)
 
-            if validate and first and (step % validate_every == 0 or step == steps):
-                numbers = _validate(network, validate)
-                _append(history.validation, step, numbers)
-                if log:
-                    log(step, {f"validation/{name}": value for name, value in numbers.items()})
-            if path is not None and first and (step % checkpoint_every == 0 or step == steps):
-                content = {
-                    "kind": files.CHECKPOINT,
-                    "step": step,
-                    "configuration": configuration,
-                    "network": network.state_dict(),
-                    "optimiser": updates.state_dict(),
-                    "history": history.to_dict(),
-                }
-                files.write(path, content)
+            saves = path is not None and due(checkpoint_every, step)
+            if saves:
+                save(step)
+            if validate and due(validate_every, step):
+                score(step)
+                if saves:
+                    save(step)
             clock.restart()
     distributed.wait()
     return history
@@ -251,6 +289,24 @@ def choose_device() -> torch.device:
 
 def describe(thing: Any) -> str:
     """Write down a loss, dataset or number, the same in every process that builds it alike."""
+    return ADDRESS.sub("", _written(thing))
+
+
+def _warn_of_look_alikes(path: Path, **things: Any) -> None:
+    """Log a warning for everything whose description had to drop an address."""
+    for name, thing in things.items():
+        if ADDRESS.search(_written(thing)):
+            logger.warning(
+                "when %s is continued, it cannot tell whether the %s is another one: all that it "
+                "knows of it is %.200s",
+                path,
+                name,
+                describe(thing),
+            )
+
+
+def _written(thing: Any) -> str:
+    """Write down a thing and, if it is a module, the settings of all of its parts."""
     settings = ""
     if isinstance(thing, nn.Module):
         settings = {
@@ -259,7 +315,7 @@ def describe(thing: Any) -> str:
             for key, value in vars(module).items()
             if not key.startswith("_") and key != "training"
         }
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{thing!r} {settings}".strip())
+    return f"{thing!r} {settings}".strip()
 
 
 def _seed_torch(seed: int, step: int) -> None:

@@ -37,7 +37,7 @@ def validation_scores(
     offsets : (C, ndim) integers
         The edge of each output channel.
     ignore : iterable of int
-        True ids to leave out besides 2^64-1, e.g. 0 where it means membrane.
+        True ids to leave out besides 2^64-1 (or -1), e.g. 0 where it means membrane.
 
     Returns
     -------
@@ -97,4 +97,5 @@ def _segmented(
 def _pieces(ids: np.ndarray, ignored: Sequence[int]) -> np.ndarray:
     """Give connected pieces ids of their own, and what is left out CREMI's id for it."""
     pieces = relabel_components(ids).astype(np.uint64)
-    return np.where(np.isin(ids, np.array(ignored, np.uint64)), np.uint64(BACKGROUND), pieces)
+    hidden = np.array([label % 2**64 for label in ignored], np.uint64)
+    return np.where(np.isin(ids, hidden), np.uint64(BACKGROUND), pieces)

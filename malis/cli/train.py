@@ -77,11 +77,8 @@ def run(options: argparse.Namespace) -> None:
     files.check_output(options.output, options.overwrite, inputs)
     checkpoint = _beside(options.output, "checkpoint")
     with distributed.process_group(options.device) as device:
-        if options.restart and distributed.rank() == 0:
-            checkpoint.unlink(missing_ok=True)
-        distributed.wait()
         try:
-            _train(configuration, options.output, device, progress=not options.quiet)
+            _train(configuration, options, device)
         except ValueError as error:
             if str(checkpoint) in str(error):
                 error.add_note("--restart begins anew")
@@ -89,10 +86,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _train(
-    configuration: Configuration, output: Path, device: torch.device | None, *, progress: bool
+    configuration: Configuration, options: argparse.Namespace, device: torch.device | None
 ) -> None:
     """Train, and write the model."""
     settings, offsets = configuration.training, configuration.offsets
+    output, checkpoint = options.output, _beside(options.output, "checkpoint")
     volumes = [load_volume(path) for path in configuration.data.volumes]
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
@@ -115,6 +113,9 @@ def _train(
     def validate(network: nn.Module) -> dict[str, float]:
         return validation_scores(network, validation, offsets, configuration.data.ignore)
 
+    if options.restart and distributed.rank() == 0:
+        checkpoint.unlink(missing_ok=True)
+    distributed.wait()
     history = train(
         network,
         configuration.loss,
@@ -126,13 +127,13 @@ def _train(
         mixed_precision=settings.precision == "bfloat16",
         seed=settings.seed,
         device=device,
-        checkpoint=_beside(output, "checkpoint"),
+        checkpoint=checkpoint,
         checkpoint_every=settings.checkpoint_every,
         start=_start_of(configuration.weights),
         validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
-        progress=progress,
+        progress=not options.quiet,
     )
     if distributed.rank() == 0:
         last = {name: values[-1] for name, values in history.validation.items()}

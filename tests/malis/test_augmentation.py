@@ -1,3 +1,4 @@
+import pickle
 import warnings
 
 import numpy as np
@@ -214,6 +215,28 @@ class TestAugmentation:
         middles = torch.stack([(view.max() + view.min()) / 2 for view in changed])
         assert -0.21 < middles.min() < -0.15 and 0.15 < middles.max() < 0.21
         assert all((view.flatten().diff() > 0).all() for view in changed)  # order is kept
+
+    def test_grey_values_are_those_of_plain_transforms(self):
+        from monai import transforms
+
+        plain = transforms.Compose(
+            [
+                transforms.RandScaleIntensityFixedMean(prob=1.0, factors=0.25),
+                transforms.RandShiftIntensity(prob=1.0, offsets=0.2),
+                transforms.RandAdjustContrast(prob=0.5, gamma=(1 / 1.4, 1.4)),
+                transforms.RandGaussianNoise(prob=0.5, std=0.08, sample_std=True),
+            ]
+        )
+        raw = torch.linspace(-0.5, 0.5, 64).view(1, 8, 8)
+        changes = pickle.loads(pickle.dumps(grey_value_changes()))
+        strengths = "contrast=0.25, brightness=0.2, gamma=1.4, noise=0.08"
+        assert repr(changes) == f"grey_value_changes({strengths})"
+        for seed in range(8):
+            views = []
+            for transform in (plain, changes, transforms.Compose([changes])):
+                transform.set_random_state(seed=seed)
+                views.append(transform(raw))
+            assert torch.equal(views[0], views[1])
 
     def test_labels_do_not_feel_grey_values(self):
         raw, labels = patch((12, 12), (12, 12))

@@ -218,6 +218,13 @@ class TestTraining:
         assert run("net.model", "--overwrite", "--restart", *changes) == 0
         assert load_model("net.model").network.last.in_channels == 8
 
+    def test_restart_keeps_the_checkpoint_until_training_begins(self, folder):
+        assert run("net.model", "--set", "training.steps=1") == 0
+        before = Path("net.model.checkpoint").read_bytes()
+        restart = ("--overwrite", "--restart", "--set", "training.steps=1")
+        assert run("net.model", *restart, 'data.volumes=["missing.hdf"]') == 1
+        assert Path("net.model.checkpoint").read_bytes() == before
+
     def test_an_input_is_not_replaced(self, folder, capsys):
         for name in ("train.toml", "sample.hdf"):
             assert run(name, "--overwrite") == 1

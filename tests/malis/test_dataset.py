@@ -129,6 +129,14 @@ class TestSplit:
         with pytest.raises(ValueError, match="6 sections"):
             volume.sections(range(4, 7))
 
+    def test_sections_may_run_backwards(self):
+        volume = tissue()
+        for chosen in (range(3, -1, -1), range(4, 0, -2)):
+            part = volume.sections(chosen)
+            np.testing.assert_array_equal(part.labels, volume.labels[list(chosen)])
+        patches = [PatchDataset(part, (30, 30), seed=s)[0][1] for s in range(2)]
+        assert all(patch.max() >= 2 for patch in patches)
+
 
 class TestRelabelling:
     def test_an_object_cut_in_two_becomes_two(self):

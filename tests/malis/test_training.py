@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from malis import AffinityCrossEntropy, MalisLoss, MaximinLoss, SumLoss, nearest_offsets
-from malis.augmentation import Augmentation
+from malis.augmentation import Augmentation, grey_value_changes
 from malis.batches import batch_indices, load_batches
 from malis.checkpoint import CHECKPOINT, read
 from malis.dataset import LabelledVolume, PatchDataset
@@ -142,6 +142,37 @@ class TestLearning:
         )  # fmt: skip
         np.testing.assert_allclose(history.training["learning_rate"], [0.1, 0.05, 0.1 / 3, 0.025])
 
+    @pytest.mark.parametrize("first", [0.1, 0.0])
+    def test_groups_of_parameters_keep_rates_of_their_own(self, tmp_path, first):
+        """The first layer is frozen and the last learns at a tenth, also after an interruption."""
+
+        def grouped(parameters, lr):
+            frozen, *others, last = parameters
+            rates = [{"params": [frozen], "lr": 0}, {"params": [last], "lr": lr / 10}]
+            return torch.optim.SGD([*rates, {"params": others}], lr=lr)
+
+        def slope(affinities, labels):
+            return affinities.sum()
+
+        settings = {"learning_rate": lambda step: first if step == 1 else 0.1, "batch_size": 1}
+        settings |= {"optimiser": grouped, "checkpoint": tmp_path / "a.pt"} | QUIET
+        net = network(batch_norm=False)
+        start = next(iter(weights(net).values()))
+        train(net, slope, patches(), steps=2, **settings)
+        before = weights(net)
+        resumed = network(seed=4, batch_norm=False)
+        train(resumed, slope, patches(), steps=3, **settings)
+        data = patches()
+        raw = data[batch_indices(0, 3, 1, len(data))[0]][0][None]
+        net.zero_grad()
+        net(raw).sigmoid().sum().backward()
+        after = weights(resumed)
+        names = list(after)
+        assert torch.equal(after[names[0]], start)
+        for name, rate in ((names[1], 0.1), (names[-1], 0.01)):
+            step = rate * net.get_parameter(name).grad
+            torch.testing.assert_close(after[name], before[name] - step)
+
     def test_long_gradients_are_shortened(self):
         def step_length(limit):
             net = network(batch_norm=False)
@@ -200,6 +231,31 @@ class TestValidation:
         train(watched, RandomisedLoss(), patches(), steps=4, validate_every=1,
               validate=lambda net: {"x": torch.rand(())}, **QUIET)  # fmt: skip
         assert_same(weights(plain), weights(watched))
+
+    def test_an_error_in_it_loses_no_training(self, tmp_path):
+        """The validation that the error took is made up for."""
+        calls, path = [], tmp_path / "a.pt"
+
+        def validate(net):
+            return {"bias": float(net.last.bias[0])}
+
+        def failing(net):
+            calls.append(None)
+            if len(calls) == 2:
+                raise RuntimeError("out of memory")
+            return validate(net)
+
+        whole, resumed, loss = network(), network(seed=5), AffinityCrossEntropy(OFFSETS)
+        settings = {"steps": 5, "checkpoint_every": 2, "validate_every": 2} | QUIET
+        expected = train(whole, loss, patches(), validate=validate, **settings).validation
+        settings |= {"validate": failing, "checkpoint": path}
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(network(), loss, patches(), **settings)
+        saved = read(path, CHECKPOINT)
+        assert saved["step"] == 4 and saved["history"]["validation"]["step"] == [2]
+        assert train(resumed, loss, patches(), **settings).validation == expected
+        assert_same(weights(whole), weights(resumed))
+        assert read(path, CHECKPOINT)["history"]["validation"] == expected
 
 
 class TestRepeating:
@@ -483,6 +539,30 @@ def test_description_tells_settings_and_no_addresses():
     assert describe(SumLoss([first], [1.0])) != describe(SumLoss([first], [2.0]))
     assert describe(patches()) == describe(patches()) != describe(patches(seed=1))
     assert "0x" not in describe(patches()) + describe(lambda: None)
+
+
+def test_strengths_of_grey_value_changes_are_told_apart():
+    first, again, other = (
+        describe(Augmentation(grey_values=grey_value_changes(noise=noise)))
+        for noise in (0.08, np.float64(0.08), 0.1)
+    )
+    assert first == again != other and "noise=0.08" in first
+
+
+def test_what_a_checkpoint_cannot_tell_apart_is_logged(tmp_path, caplog):
+    def own_loss(affinities, labels):
+        return affinities.mean()
+
+    settings = {"steps": 1, "checkpoint": tmp_path / "a.pt"} | QUIET
+    train(network(), own_loss, patches(), **settings)
+    assert "a.pt is continued, it cannot tell whether the loss is another one" in caplog.text
+    caplog.clear()
+    settings["checkpoint"] = tmp_path / "b.pt"
+    augmented = patches()
+    augmented.augment = Augmentation(elastic_amplitude=2, elastic_spacing=8)
+    train(network(), AffinityCrossEntropy(OFFSETS), augmented, **settings)
+    train(network(), own_loss, patches(), steps=1, **QUIET)  # nothing to be continued
+    assert not caplog.records
 
 
 def test_device_is_one_that_works():

@@ -78,6 +78,14 @@ def test_what_is_left_out_costs_nothing():
         assert ignored["cremi_score"] == pytest.approx(whole["cremi_score"], abs=0.05)
 
 
+def test_negative_ids_are_left_out_like_the_ones_that_they_stand_for():
+    raw, labels = cells()
+    labels[:, :8] = 2**64 - 3
+    network, offsets = Membranes(2), malis.nearest_offsets(2)
+    expected = validation_scores(network, [volume(raw, labels)], offsets, ignore=[2**64 - 3])
+    assert validation_scores(network, [volume(raw, labels)], offsets, [-1, -3]) == expected
+
+
 def test_pieces_that_do_not_touch_are_objects_of_their_own():
     raw, labels = cells()
     labels[:, :, 16:18] = 0
