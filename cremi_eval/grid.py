@@ -1,9 +1,13 @@
 """Bring two volumes onto one grid, or say why they are not."""
 
+import logging
+
 import numpy as np
 
 from ._slabs import read
 from .volume import Volume
+
+logger = logging.getLogger(__name__)
 
 
 def check_same_grid(
@@ -56,7 +60,8 @@ def crop_to(raw: Volume, labels: Volume, names: tuple[str, str] = ("raw", "label
     Returns
     -------
     Volume
-        The raw volume itself where the shapes agree already, else a cropped one in memory.
+        The raw volume itself where the shapes agree already, else a cropped one in memory. If the
+        shapes agree and the offsets do not, a warning is logged: they are ignored.
 
     Raises
     ------
@@ -67,6 +72,13 @@ def crop_to(raw: Volume, labels: Volume, names: tuple[str, str] = ("raw", "label
     same_shape = tuple(raw.data.shape) == tuple(labels.data.shape)
     if same_shape or np.allclose(raw.offset, labels.offset):
         check_same_grid(raw, labels, names)
+        if not np.allclose(raw.offset, labels.offset):
+            offsets = tuple(map(float, raw.offset)), tuple(map(float, labels.offset))
+            logger.warning(
+                "%s and %s have one shape, but the offsets %s and %s: they are taken as aligned",
+                *names,
+                *offsets,
+            )
         return raw
     resolution = np.asarray(raw.resolution, float)
     start = (np.asarray(labels.offset, float) - np.asarray(raw.offset, float)) / resolution

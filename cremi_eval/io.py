@@ -65,7 +65,8 @@ class CremiFile:
     earlier result and leaves half a file. Mode "w" does not replace a file unless told to. And a
     new file is built under a temporary name beside its place and renamed when it is closed; an
     exception inside the ``with`` block removes it and leaves an earlier file as it was. A file that
-    is never closed is finished when the object is collected or Python ends.
+    is never closed is finished when the object is collected or Python ends; one that would replace
+    an earlier file is then discarded, because the program may have failed half-way.
     """
 
     def __init__(self, filename: str | Path, mode: str, *, overwrite: bool = False) -> None:

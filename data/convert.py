@@ -41,10 +41,9 @@ def read_stack(source: str | Path) -> NDArray:
     ValueError
         If it is not a stack of gray pictures of one size, or of an unknown kind.
     """
-    path = Path(source)
-    file, _, dataset = str(source).rpartition(":")
-    if dataset and re.search(r"\.(h5|hdf5?)$", file):
-        stack = _read_hdf5(Path(file), dataset)
+    path, dataset = _split(source)
+    if dataset:
+        stack = _read_hdf5(path, dataset)
     elif path.is_dir():
         pictures = [imread(picture) for picture in _pictures(path)]
         if len({picture.shape for picture in pictures}) > 1:
@@ -62,6 +61,13 @@ def read_stack(source: str | Path) -> NDArray:
     if stack.ndim != 3:
         raise ValueError(f"{source} must hold gray pictures (z, y, x), got shape {stack.shape}")
     return stack
+
+
+def _split(source: str | Path) -> tuple[Path, str]:
+    """Take FILE.h5:DATASET apart; the dataset is empty where none is named."""
+    file, _, dataset = str(source).rpartition(":")
+    named = dataset and re.search(r"\.(h5|hdf5?)$", file)
+    return (Path(file), dataset) if named else (Path(source), "")
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -143,11 +149,15 @@ def convert(
     Raises
     ------
     ValueError
-        If the shapes differ, there are fewer sections than asked for, raw does not fit into uint8,
-        or labels are no whole numbers.
+        If the output is an input, the shapes differ, there are fewer sections than asked for, raw
+        does not fit into uint8, or labels are no whole numbers.
     OSError
         If something cannot be read or written, or the output exists.
     """
+    for source in (raw, labels):
+        file = _split(source)[0]
+        if Path(output).exists() and file.exists() and file.samefile(output):
+            raise ValueError(f"{output} is an input: take another name for the output")
     picture, numbers = read_stack(raw), read_stack(labels)
     if picture.shape != numbers.shape:
         raise ValueError(

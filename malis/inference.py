@@ -57,8 +57,8 @@ def predict(
     Parameters
     ----------
     net : FullyConvolutional
-        `unet.UNet` or `malis.fcn.PlainCNN`. It predicts in evaluation mode; afterwards it is where
-        and in the mode it was.
+        `unet.UNet` or `malis.fcn.PlainCNN`, also what `torch.compile` made of one. It
+        predicts in evaluation mode; afterwards it is where and in the mode it was.
     volume : (z, y, x) or, for a 2D network, (y, x) array of unsigned integers or floats
         Array, HDF5 dataset or memory map; `normalise` is applied to every tile. A 2D network takes
         the sections one by one. Several input channels form the first axis; for neighbouring
@@ -75,8 +75,8 @@ def predict(
     activation : callable, optional
         Turns logits into affinities; None returns the logits.
     out : array, optional
-        Where to write instead of a new array, for instance an HDF5 dataset of the result's shape,
-        so that neither volume nor result has to fit into memory.
+        Where to write instead of a new array, for instance an HDF5 or Zarr dataset of the result's
+        shape and of floats, so that neither volume nor result has to fit into memory.
     progress : bool
         Show a progress bar.
 
@@ -88,7 +88,8 @@ def predict(
     Raises
     ------
     TypeError
-        If the network is none of ours, or `normalise` does not take the volume's type.
+        If the network is none of ours, `normalise` does not take the volume's type, or ``out`` is
+        a tensor or does not hold floats.
     ValueError
         If axes or channels do not fit the network, the tile is too small, ``out`` has another
         shape, or the input or the prediction is not finite.
@@ -103,6 +104,7 @@ def predict(
     One piece and tiles agree to about 1e-6 in single precision; on a GPU only to about 1e-3 where
     TF32 (`torch.backends.cudnn.allow_tf32`) or mixed precision shortens the factors.
     """
+    forward, net = net, getattr(net, "_orig_mod", net)  # of a compiled network
     if not isinstance(net, FullyConvolutional):
         raise TypeError(f"net must be a UNet or a PlainCNN, got {type(net).__name__}")
     if batch_size < 1:
@@ -111,8 +113,8 @@ def predict(
         volume = volume.numpy(force=True)
     spatial = _spatial_shape(net, tuple(volume.shape))
     shape = (net.out_channels, *spatial)
-    if out is not None and tuple(out.shape) != shape:
-        raise ValueError(f"out must have shape {shape} for this volume, got {tuple(out.shape)}")
+    if out is not None:
+        _check_out(out, shape)
 
     largest = per_axis(DEFAULT_TILE[net.ndim] if tile is None else tile, net.ndim, "tile")
     input_size, spans = plan_tiles(net.geometry, spatial[-net.ndim :], largest)
@@ -130,7 +132,7 @@ def predict(
         for done in range(0, len(jobs), batch_size):
             batch = jobs[done : done + batch_size]
             blocks = [_read(net, volume, *job, input_size) for job in batch]
-            logits = net(torch.from_numpy(np.stack(blocks)).to(place)).float()
+            logits = forward(torch.from_numpy(np.stack(blocks)).to(place)).float()
             values = logits if activation is None else activation(logits)
             for job, value in zip(batch, values.cpu().numpy(), strict=True):
                 _write(out, value, *job)
@@ -214,6 +216,16 @@ def _spatial_shape(net: FullyConvolutional, shape: tuple[int, ...]) -> tuple[int
             f"network with {net.in_channels} input channel(s), got shape {shape}"
         )
     return spatial
+
+
+def _check_out(out: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless a prediction of this shape can be written to `out`."""
+    if isinstance(out, Tensor):
+        raise TypeError("out must be a NumPy array or an HDF5 or Zarr dataset, got a Tensor")
+    if not np.issubdtype(out.dtype, np.floating):
+        raise TypeError(f"out must hold floating-point numbers, got {out.dtype}")
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out must have shape {shape} for this volume, got {tuple(out.shape)}")
 
 
 def _read(

@@ -80,15 +80,30 @@ class VolumeSource:
         """What messages call it: path and dataset."""
         return f"{self.path}/{self.dataset}" if self.dataset else self.path
 
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Size of the pieces that are decompressed as a whole; None if it is stored in one."""
+        chunks = self._opened().chunks
+        return None if chunks is None else tuple(chunks[-self.ndim :])
+
     def __getitem__(self, index: Any) -> np.ndarray:
-        if self._array is None:
-            self._array = _open_array(self.path, self.dataset)
+        array = self._opened()
         index = index if isinstance(index, tuple) else (index,)
-        single = (0,) * (self._array.ndim - self.ndim)  # axes of length 1 that were left out
+        if sum(part is not Ellipsis for part in index) > self.ndim:
+            raise IndexError(f"{self.name} has {self.ndim} axes, got {len(index)} indices")
+        steps = [part.step for part in index if isinstance(part, slice)]
+        if any(step is not None and step < 1 for step in steps):
+            raise IndexError(f"{self.name} is read in steps of at least 1, got {index}")
+        single = (0,) * (array.ndim - self.ndim)  # axes of length 1 that were left out
         try:
-            return np.asarray(self._array[single + index])
+            return np.asarray(array[single + index])
         except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
             raise OSError(f"{self.name} is damaged and cannot be read: {error}") from error
+
+    def _opened(self) -> Any:
+        if self._array is None:
+            self._array = _open_array(self.path, self.dataset)
+        return self._array
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}

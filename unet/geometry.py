@@ -10,6 +10,7 @@ it has in the whole volume.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 Size = int | Sequence[int]
 
@@ -284,7 +285,8 @@ def per_axis(size: Size, ndim: int, name: str) -> tuple[int, ...]:
     ValueError
         If the number of axes differs from ndim or a number is below 1.
     """
-    size = (size,) * ndim if isinstance(size, int) else tuple(int(n) for n in size)
+    size = (size,) * ndim if isinstance(size, Integral) else size
+    size = tuple(int(n) for n in size)
     if len(size) != ndim or min(size) < 1:
         raise ValueError(f"{name} must be {ndim} positive numbers or one, got {size}")
     return size

@@ -139,7 +139,7 @@ def begin_output(
         For every array to create its name and the arguments of `create_ome_zarr`.
     shape, block : (3,) tuples of int
     overwrite : bool
-        Remove an output that is there.
+        Remove an output that is there, unless it was begun with these settings and is not finished.
 
     Returns
     -------
@@ -148,7 +148,8 @@ def begin_output(
     Raises
     ------
     FileExistsError
-        If there is something at the target that is complete, of other settings, or not ours.
+        If there is something at the target that is not ours or, without `overwrite`, that is
+        complete or of other settings.
     ValueError
         If the target is a URL.
     """
@@ -161,13 +162,14 @@ def begin_output(
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         if not (target / PROGRESS / "zarr.json").exists():
             raise FileExistsError(f"{target} exists and is no output of a blockwise run")
-        if not overwrite:
-            _check_resumable(
-                target, dict(zarr.open_group(target / PROGRESS, mode="r").attrs), settings
-            )
+        obstacle = _obstacle(target, settings)
+        if obstacle is None:
+            logger.info("going on with %s", target)
             for part in target.rglob("*.part*"):  # of files that were being written
                 part.unlink()
             return output
+        if not overwrite:
+            raise FileExistsError(f"{target} {obstacle}")
         shutil.rmtree(target)
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -200,8 +202,12 @@ def write_file(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_resumable(target: Path, notes: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise unless a run with these settings was begun and is not finished."""
+def _obstacle(target: Path, settings: dict[str, Any]) -> str | None:
+    """Say why an output is not to be gone on with; None if it was begun so and is not finished."""
+    try:
+        notes = dict(scale_package("zarr").open_group(target / PROGRESS, mode="r").attrs)
+    except ValueError:  # no JSON
+        return "has damaged notes; overwrite it or choose another target"
     before = notes.get("settings", {})
     changed = [
         f"{name} was {before.get(name)} and is {settings.get(name)}"
@@ -209,10 +215,10 @@ def _check_resumable(target: Path, notes: dict[str, Any], settings: dict[str, An
         if before.get(name) != settings.get(name)
     ]
     if changed:
-        raise FileExistsError(
-            f"{target} was begun with other settings ({'; '.join(changed)}); overwrite "
-            "it or choose another target"
+        return (
+            f"was begun with other settings ({'; '.join(changed)}); overwrite it or choose another "
+            "target"
         )
     if notes.get("complete"):
-        raise FileExistsError(f"{target} is complete already; overwrite it to compute it again")
-    logger.info("going on with %s", target)
+        return "is complete already; overwrite it to compute it again"
+    return None

@@ -85,7 +85,8 @@ def segment_volume(
     device : str, optional
         Where networks compute; by default on the worker's GPU if it has one.
     overwrite : bool
-        Remove an earlier output at the target.
+        Remove an earlier output at the target, unless it is one of the same call that was
+        interrupted.
     progress : bool
         Show progress bars.
 
@@ -104,7 +105,8 @@ def segment_volume(
     FileNotFoundError
         If there is no source or checkpoint.
     FileExistsError
-        If there is something at the target that is complete, of other settings, or not ours.
+        If there is something at the target that is not ours or, unless it may be overwritten,
+        that is complete or of other settings or of an earlier version of the source.
     TypeError
         If the network does not take the source's data type.
     BlockError

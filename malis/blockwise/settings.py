@@ -17,7 +17,7 @@ from malis.volumes import VolumeSource, pyramid
 
 HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
 LINKAGES = ("mean", "single")
-VERSION = 3  # raise it when the same settings give another result than before
+VERSION = 4  # raise it when the same settings give another result than before
 
 
 def offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
@@ -80,8 +80,19 @@ def recipe_for(
 
 
 def identity(source: VolumeSource) -> list[Any]:
-    """Say which volume it is."""
-    return [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
+    """Say which volume it is, and which version of it.
+
+    Of a file, that is its size and when it was changed; of a Zarr folder, those of the array's
+    metadata, which tell an array that was created anew, but not one whose chunks were rewritten.
+    """
+    facts = [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
+    if "://" in source.path:
+        return facts
+    path = Path(source.path)
+    array = path / source.dataset
+    files = [path] if path.is_file() else [array / "zarr.json", array / ".zarray"]
+    states = [file.stat() for file in files if file.exists()]
+    return [*facts, *((state.st_size, state.st_mtime_ns) for state in states)]
 
 
 def prediction_settings(

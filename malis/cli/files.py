@@ -95,20 +95,36 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def is_blockwise(output: Path, block: list[int] | None) -> bool:
+def is_blockwise(options: argparse.Namespace) -> bool:
     """Tell whether blocks are wanted; they are written to Zarr.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        With the output and the options of `add_block_arguments`.
+
+    Returns
+    -------
+    bool
 
     Raises
     ------
     ValueError
-        If the output is neither HDF5 nor Zarr, or blocks are wanted in HDF5.
+        If the output is neither HDF5 nor Zarr, or it is HDF5 and there are options for blocks.
     """
+    output = options.output
     if output.suffix == ".zarr":
         return True
     if output.suffix not in HDF5:
         raise ValueError(f"{output} should end in .zarr or in {', '.join(HDF5)}")
-    if block:
+    if options.block:
         raise ValueError(f"blocks are written to Zarr: {output} should end in .zarr")
+    for name in ("workers", "memory_per_worker", "scheduler"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for blocks, which are written to Zarr: {output} "
+                "should end in .zarr"
+            )
     return False
 
 
@@ -154,7 +170,7 @@ def add_block_arguments(parser: argparse.ArgumentParser) -> None:
         help="voxels of a block (default: 64 512 512)",
     )
     group.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)"
+        "--workers", type=int, metavar="N", help="processes on this machine (default: 1)"
     )
     group.add_argument(
         "--memory-per-worker", metavar="SIZE", help='limit of each, e.g. "4GB" (default: its share)'
@@ -180,7 +196,7 @@ def block_settings(options: argparse.Namespace) -> dict[str, object]:
     if options.views:
         raise ValueError("--views is not for blocks: it averages over the volume as a whole")
     return ({"block": tuple(options.block)} if options.block else {}) | {
-        "workers": options.workers,
+        "workers": 1 if options.workers is None else options.workers,
         "scheduler": options.scheduler,
         "memory_per_worker": options.memory_per_worker,
         "tile": tile_of(options),

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Predict, in one piece or block by block."""
     source = files.open_part(options.input, "raw")
-    if files.is_blockwise(options.output, options.block):
+    if files.is_blockwise(options):
         from malis.blockwise import predict_volume  # needs packages that not everybody has
 
         settings = files.block_settings(options)

@@ -16,7 +16,8 @@ from malis.segmentation import segment
 HELP = """\
 turn a raw volume, or affinities, into labels
 
-IN is a raw volume together with a network (--checkpoint), or affinities that `malis predict` wrote.
+IN is a raw volume together with a network (--checkpoint), or affinities that `malis predict` wrote;
+others may also be uint8 up to 255.
 OUT gets the labels, uint64 with 0 = nothing, and size and place of the voxels: a CREMI file
 ("volumes/labels/neuron_ids"), or a Zarr folder ("segmentation") if OUT ends in .zarr.
 
@@ -56,6 +57,9 @@ def run(options: argparse.Namespace) -> None:
     """Segment, in memory or block by block."""
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold must be an affinity in [0, 1], got {options.threshold}")
+    for name in ("views", "tile", "device"):
+        if getattr(options, name) and not options.checkpoint:
+            raise ValueError(f"--{name} is for the network, but there is no --checkpoint")
     try:
         source = files.open_part(options.input, "raw" if options.checkpoint else "affinities")
     except (FileNotFoundError, ValueError) as error:
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     threshold = options.threshold
     if threshold is None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)
-    if files.is_blockwise(options.output, options.block):
+    if files.is_blockwise(options):
         if options.min_size:
             raise ValueError("--min-size is not for blocks: an object may lie in many of them")
         _segment_blocks(source, threshold, options)
@@ -77,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
         affinities, offsets = predict_source(source, model, options), offsets_in_volume(model)
     else:
         affinities = source[:]
+        if affinities.dtype == np.uint8:
+            affinities = affinities / np.float32(255)
         offsets = source.attributes.get("offsets", nearest_offsets(3))
     labels = segment(
         affinities,

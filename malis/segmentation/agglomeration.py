@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from malis.checks import Array, Offsets
+from malis.checks import Array, Offsets, as_numpy
 from malis.segmentation.grid import read_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.labels import compact
@@ -77,6 +77,8 @@ def agglomerate(
             f"got {tuple(fragments.shape)}"
         )
     leaves, ids = compact(fragments, "fragments")
+    if np.may_share_memory(leaves, as_numpy(fragments)):
+        leaves = leaves.copy()  # the caller may change fragments later
     graph = graph_of_regions(values, offsets, leaves, len(ids))
     merges, scores = merge_regions(
         graph, linkage=linkage, quantile=quantile, initial_maximum=initial_maximum

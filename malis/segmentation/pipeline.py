@@ -52,8 +52,8 @@ def segment(
     Raises
     ------
     ValueError
-        If shapes disagree, the volume is empty, an affinity is not a number in [0, 1], or the
-        method is unknown.
+        If shapes disagree, the volume is empty, an affinity is not a number in [0, 1], the method
+        is unknown, or the sampling has not as many numbers as there are axes.
     TypeError
         If affinities are no floats or offsets no integers.
 
@@ -67,6 +67,10 @@ def segment(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     steps = check_offsets(offsets)
+    if sampling is not None and len(sampling) != steps.shape[1]:
+        raise ValueError(
+            f"sampling must be {steps.shape[1]} positive numbers, one for each axis, got {sampling}"
+        )
     flat, thick = are_sections_apart(affinities.shape[1:], steps, sampling)
     if method == "connected_components":
         labels = connected_components(affinities, offsets, threshold)

@@ -179,6 +179,22 @@ def test_a_file_that_is_never_closed_is_published(tmp_path):
     assert_no_other_files(tmp_path, "a.hdf", "b.hdf")
 
 
+def test_an_earlier_file_is_not_replaced_by_one_that_is_never_closed(tmp_path, caplog):
+    path = tmp_path / "a.hdf"
+    with CremiFile(path, "w") as file:
+        file.write_raw(raw_volume(1))
+    before = path.read_bytes()
+    file = CremiFile(path, "w", overwrite=True)
+    file.write_raw(raw_volume(2))
+    del file
+    assert path.read_bytes() == before and "a.hdf was not closed" in caplog.text
+    assert_no_other_files(tmp_path, "a.hdf")
+    file = CremiFile(path, "w", overwrite=True)
+    file.write_raw(raw_volume(3))
+    file.close()
+    assert path.read_bytes() != before
+
+
 def test_closing_twice_is_harmless(tmp_path):
     with CremiFile(tmp_path / "a.hdf", "w") as file:
         file.write_raw(raw_volume())

@@ -109,3 +109,10 @@ def test_a_smaller_labels_volume_that_begins_where_raw_does_is_no_padding():
     raw = counting((4, 8, 8), resolution=(40, 4, 4))
     with pytest.raises(ValueError, match=r"raw has shape .* but labels has shape \(4, 8, 7\)"):
         crop_to(raw, counting((4, 8, 7), resolution=(40, 4, 4)))
+
+
+def test_one_shape_in_two_places_is_taken_as_aligned_and_logged(caplog):
+    raw = counting((4, 8, 8), resolution=(40, 4, 4))
+    assert crop_to(raw, counting((4, 8, 8), resolution=(40, 4, 4))) is raw and not caplog.text
+    assert crop_to(raw, counting((4, 8, 8), resolution=(40, 4, 4), offset=(80, 0, 0))) is raw
+    assert "raw and labels have one shape, but the offsets (0.0, 0.0, 0.0)" in caplog.text

@@ -120,3 +120,18 @@ def test_cells_of_the_isbi_stack_are_those_it_is_distributed_with(isbi_labels):
     cells = label_cells(isbi_labels > 0)
     pairs = np.unique(np.stack([cells.ravel(), isbi_labels.ravel()]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+@pytest.mark.parametrize("part", ["raw", "labels"])
+def test_an_input_is_not_replaced(tmp_path, capsys, part):
+    np.save(tmp_path / "stack.npy", RAW)
+    with h5py.File(tmp_path / "sample.hdf", "w") as file:
+        file["volumes/stack"] = RAW
+    before = (tmp_path / "sample.hdf").read_bytes()
+    sources = [str(tmp_path / "stack.npy"), f"{tmp_path / 'sample.hdf'}:volumes/stack"]
+    sources = sources if part == "labels" else sources[::-1]
+    output = tmp_path / "sample.hdf"
+    arguments = [*sources, str(output), "--resolution", "50", "4", "4", "--overwrite"]
+    assert main(arguments) == 1
+    assert "sample.hdf is an input" in capsys.readouterr().err
+    assert output.read_bytes() == before

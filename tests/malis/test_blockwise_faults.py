@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -225,6 +226,54 @@ def test_other_settings_do_not_go_on_with_an_output(tmp_path, monkeypatch, sourc
             segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
     with pytest.raises(FileExistsError, match=r"threshold was 0\.5 and is 0\.6"):
         segment_affinities(source, tmp_path / "out.zarr", **{**OPTIONS, "threshold": 0.6})
+
+
+def test_with_overwrite_too_an_interrupted_call_goes_on(tmp_path, monkeypatch, source, expected):
+    target, options = tmp_path / "out.zarr", {**OPTIONS, "overwrite": True}
+    segment_affinities(source, target, **{**options, "threshold": 0.9})
+    with monkeypatch.context() as patch:
+        fail_at(patch, 4, OSError("stop"))
+        with pytest.raises(BlockError, match="the same call goes on from there"):
+            segment_affinities(source, target, **options)
+    with monkeypatch.context() as patch:
+        calls = fail_at(patch, -1, None)
+        segment_affinities(source, target, **options)
+    assert calls.count("fragments") == 5
+    np.testing.assert_array_equal(open_volume(target)[...], expected)
+    calls = fail_at(monkeypatch, -1, None)
+    segment_affinities(source, target, **options)
+    assert calls.count("fragments") == 8  # what is complete is computed anew
+
+
+def test_damaged_notes_can_be_overwritten(tmp_path, source, expected):
+    target = tmp_path / "expected.zarr"
+    (target / "progress/zarr.json").write_text("{")
+    with pytest.raises(FileExistsError, match="damaged notes"):
+        segment_affinities(source, target, **OPTIONS)
+    segment_affinities(source, target, overwrite=True, **OPTIONS)
+    np.testing.assert_array_equal(open_volume(target)[...], expected)
+
+
+@pytest.mark.parametrize("kind", ["hdf", "zarr"])
+def test_another_version_of_the_source_is_not_gone_on_with(tmp_path, monkeypatch, affinities, kind):
+    def write(values):
+        if kind == "zarr":
+            shutil.rmtree(tmp_path / "changing.zarr", ignore_errors=True)
+            return write_volume(tmp_path / "changing.zarr", values, (8, 8, 8))
+        (tmp_path / "changing.hdf").unlink(missing_ok=True)
+        with h5py.File(tmp_path / "changing.hdf", "w") as file:
+            file["affinities"] = values
+            file["affinities"].attrs["resolution"] = (8.0, 8.0, 8.0)
+        return open_volume(tmp_path / "changing.hdf")
+
+    with monkeypatch.context() as patch:
+        fail_at(patch, 2, OSError("stop"))
+        with pytest.raises(BlockError):
+            segment_affinities(write(affinities), tmp_path / "out.zarr", **OPTIONS)
+    changed = write(1 - affinities)
+    with pytest.raises(FileExistsError, match=r"begun with other settings \(source was "):
+        segment_affinities(changed, tmp_path / "out.zarr", **OPTIONS)
+    segment_affinities(changed, tmp_path / "out.zarr", overwrite=True, **OPTIONS)
 
 
 def test_what_is_not_ours_is_never_removed(tmp_path, source):

@@ -188,6 +188,16 @@ class TestSegment:
         assert main(["segment", "affinities.hdf", "out.hdf", "--threshold", "0.4"]) == 0
         np.testing.assert_array_equal(read_ids("out.hdf").data, self.expected(affinities, 0.4))
 
+    def test_affinities_of_bytes(self, folder, affinities):
+        grey = np.round(affinities * 255).astype(np.uint8)
+        with h5py.File("bytes.hdf", "w") as file:
+            file["affinities"] = grey
+            attributes = {"resolution": RESOLUTION, "offsets": [(0, -1, 0), (0, 0, -1)]}
+            file["affinities"].attrs.update(attributes)
+        assert main(["segment", "bytes.hdf", "out.hdf", "--threshold", "0.4"]) == 0
+        expected = self.expected(grey / np.float32(255), 0.4)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
+
     def test_block_by_block(self, folder, capsys):
         pytest.importorskip("dask", reason="needs requirements-scale.txt")
         rest = ["--checkpoint", "net.model", "--quiet"]
@@ -281,6 +291,9 @@ class TestBadInput:
         write_volume(Path("small.hdf"), raw[:, :24], labels[:, :24])
         write_volume(Path("coarse.hdf"), raw, labels, (40.0, 8.0, 8.0))
         write_volume(Path("raw.hdf"), raw)
+        with h5py.File("in.hdf", "w") as file:
+            file["affinities"] = np.full((2, *raw.shape), 0.5, np.float32)
+            file["affinities"].attrs["resolution"] = RESOLUTION
         write_volume(Path("ignored.hdf"), labels=np.full_like(labels, 2**64 - 1))
         Path("text.hdf").write_text("no volume")
         Path("cut.hdf").write_bytes(Path("sample.hdf").read_bytes()[:3000])
@@ -313,6 +326,12 @@ class TestBadInput:
             ("predict sample.hdf raw.hdf --checkpoint net.model", "raw.hdf exists; --overwrite"),
             ("predict sample.hdf no/out.hdf --checkpoint net.model", "its folder does not exist"),
             ("predict sample.hdf out.hdf --checkpoint net.model --block 8 8 8", "end in .zarr"),
+            ("predict sample.hdf out.hdf --checkpoint net.model --workers 1", "--workers is for"),
+            ("segment in.hdf out.hdf --scheduler tcp://host:1", "--scheduler is for blocks"),
+            ("segment in.hdf out.hdf --memory-per-worker 1GB", "--memory-per-worker is for blocks"),
+            ("segment in.hdf out.hdf --views", "--views is for the network, but there is no --ch"),
+            ("segment in.hdf out.zarr --tile 32", "--tile is for the network"),
+            ("segment in.hdf out.hdf --device cpu", "--device is for the network"),
             ("segment sample.hdf out.hdf --checkpoint net.model --threshold 2", "in [0, 1], got 2"),
             ("evaluate sample.hdf small.hdf", "(3, 40, 48), but the ground truth has shape (3, 24"),
             ("evaluate sample.hdf coarse.hdf", "but the ground truth has resolution (40.0, 8.0"),

@@ -245,6 +245,33 @@ def test_arguments_that_do_not_fit():
         predict(net, volume.astype(np.int64), progress=False)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool])
+def test_affinities_are_not_written_as_integers(dtype):
+    out = np.zeros((2, 30, 30), dtype)
+    with pytest.raises(TypeError, match=f"out must hold floating-point .* got {out.dtype}"):
+        predict(unet(depth=2), volume_of((30, 30)), out=out, progress=False)
+
+
+def test_affinities_are_not_written_into_tensors():
+    with pytest.raises(TypeError, match=r"out must be a NumPy array .* got a Tensor"):
+        predict(unet(depth=2), volume_of((30, 30)), out=torch.empty(2, 30, 30), progress=False)
+
+
+def test_numbers_of_numpy_are_sizes():
+    net, volume = unet(depth=2), volume_of((60, 60))
+    expected = predict(net, volume, tile=40, progress=False)
+    np.testing.assert_array_equal(predict(net, volume, tile=np.int64(40), progress=False), expected)
+
+
+def test_a_compiled_network_predicts_like_the_network():
+    net, volume = unet(depth=2).train(), volume_of((30, 30))
+    compiled, calls = torch.compile(net, backend="eager"), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    expected = predict(net, volume, progress=False)
+    np.testing.assert_array_equal(predict(compiled, volume, progress=False), expected)
+    assert len(calls) == 2 and net.training
+
+
 def test_what_is_not_finite_is_named_with_its_tile():
     net = unet(depth=2)
     volume = normalise(volume_of((2, 60, 60)))

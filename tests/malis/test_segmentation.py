@@ -373,6 +373,12 @@ def test_bad_arguments_are_named():
         fragments(affinities, OFFSETS[2], sampling=(4, 4, 4))
     with pytest.raises(ValueError, match="sampling must be 2 positive numbers"):
         fragments(affinities, OFFSETS[2], sampling=(4, 0))
+    for method in METHODS:
+        with pytest.raises(ValueError, match=r"sampling must be 2 .* got \(40.0,\)"):
+            segment(affinities, OFFSETS[2], method=method, sampling=(40.0,))
+    volume = np.full((3, 2, 5, 5), 0.5, np.float32)
+    with pytest.raises(ValueError, match="sampling must be 3 positive numbers"):
+        segment(volume, OFFSETS[3], sampling=(40.0,))
     with pytest.raises(ValueError, match="labels must be sections"):
         link_sections(np.ones((5, 5), int))
     with pytest.raises(ValueError, match="affinities must have shape"):

@@ -50,6 +50,14 @@ def test_mean_linkage_by_hand():
     np.testing.assert_allclose(scores, [0.7, 0.65, 3.05 / 7, 0.3], rtol=1e-6)
 
 
+def test_the_hierarchy_keeps_its_own_fragments():
+    fragments = np.array([[1, 1, 2, 2]], np.int32)
+    affinities = np.full((2, 1, 4), 0.5, np.float32)
+    hierarchy = agglomerate(affinities, nearest_offsets(2), fragments)
+    fragments[:] = 1
+    assert hierarchy.leaves.tolist() == [[1, 1, 2, 2]]
+
+
 def test_single_linkage_by_hand():
     merges, scores = merge_regions(BY_HAND, linkage="single")
     assert as_sets(merges, 5) == [{0, 3}, {0, 1, 3}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}]

@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 from cremi_eval import CremiFile, Volume
+from cremi_eval._slabs import slabs
 from malis.volumes import create_ome_zarr, open_volume, pyramid
 
 RAW = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
@@ -75,6 +76,29 @@ def test_channels_stay_and_axes_of_length_one_go(tmp_path):
     single = open_volume(make_image(tmp_path / "b.zarr", affinities[:1]))
     assert single.shape == (4, 6, 8)
     np.testing.assert_array_equal(single[2, :, 4:], affinities[0, 2, :, 4:])
+
+
+def test_chunks_are_those_of_the_axes_that_stay(tmp_path):
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        for name, chunks in (("raw", (2, 3, 4)), ("whole", None)):
+            file.create_dataset(name, data=np.zeros((4, 6, 8), np.uint8), chunks=chunks)
+            file[name].attrs["resolution"] = (40.0, 4.0, 4.0)
+    assert open_volume(tmp_path / "a.hdf", "raw").chunks == (2, 3, 4)
+    assert open_volume(tmp_path / "a.hdf", "whole").chunks is None
+    array = zarr.create_array(tmp_path / "b.zarr", shape=(1, 4, 6, 8), chunks=(1, 2, 6, 4),
+                              dtype="u1", attributes={"resolution": (40.0, 4.0, 4.0)})  # fmt: skip
+    source = open_volume(tmp_path / "b.zarr")
+    assert source.shape == (4, 6, 8) and source.chunks == (2, 6, 4) and array.ndim == 4
+    assert [part.stop for part in slabs(source, max_bytes=100)] == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ["hdf", "zarr"])
+def test_an_index_that_does_not_fit_is_no_damage(tmp_path, cremi, kind):
+    source = open_volume(cremi if kind == "hdf" else make_image(tmp_path / "image.zarr"))
+    for index in (np.s_[:, ::-1], np.s_[0, 0, 0, 0], np.s_[:, :, ::0]):
+        with pytest.raises(IndexError):
+            source[index]
+    np.testing.assert_array_equal(source[::2, ...], source[...][::2])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
