@@ -394,7 +394,7 @@ class Folds:
 
 FOLDS: dict[str, Folds] = {
     "isbi2012": Folds(6),
-    "fib25_neighbours": Folds(5, mixed_precision=True),
+    "fib25_neighbours": Folds(5, mixed_precision=True, linkage="mean_linkage"),
     "fib25_volume": Folds(5, mixed_precision=True, steps=3000, linkage="quantile75"),
 }
 

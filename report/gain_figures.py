@@ -40,7 +40,8 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
         return None
     volumes = list(dict.fromkeys(table["key"] for table in tables))
     panels = [(volume, number) for volume in volumes for number in range(len(SHOWN))]
-    figure, axes = grid([volume for volume, _ in panels], height=1.5, columns=4)
+    columns = len(panels) if len(panels) <= 6 else 4
+    figure, axes = grid([volume for volume, _ in panels], height=1.5, columns=columns)
     for ax, (volume, number) in zip(axes, panels, strict=False):
         reach = 0.0
         for table in (one for one in tables if one["key"] == volume):
@@ -57,11 +58,12 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
                 reach = max(reach, *theirs, *ours)
         ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
         ax.set(xlim=(0, 1.05 * reach), ylim=(0, 1.05 * reach), aspect="equal")
-        ax.set_title(f"{table['title']},\n{row['name']}", fontsize=8)
-        ax.locator_params(nbins=4)
+        ax.set_title(f"{table['title']},\n{row['name']}", fontsize=8 if columns <= 4 else 6.5)
+        ax.locator_params(nbins=3)
+        ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set_xlabel("cross-entropy")
-    for ax in axes[::4]:
+        ax.set_xlabel("cross-entropy", fontsize=8)
+    for ax in axes[::columns]:
         ax.set_ylabel("with MALIS")
     figure.tight_layout(w_pad=0.5)
     return figure

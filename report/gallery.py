@@ -256,36 +256,30 @@ def refresh(data: str) -> list[Path]:
 
 
 def picture_table() -> str:
-    """Write a Markdown table for the README: tissue, truth and our borders on real sections.
+    """Write a Markdown table for the README: tissue, truth and found borders on real sections.
 
-    A volume shows one section, the middle one of its test sections. "Ours" is the method with the
-    best mean CREMI score on that volume among those that have a picture.
+    A volume shows one section, the middle one of its test sections, as the better cross-entropy
+    segments it, and the best of the U-Nets with MALIS (`report.comparisons.pictured_methods`).
 
     Returns
     -------
     str
     """
-    tables = {table["key"]: table for table in collect()["tables"]}
+    pairs = {table["key"]: table.get("pictured", []) for table in collect()["tables"]}
     cards = [card for card in gallery_cards(load_runs()) if card["data"] != "synthetic"]
     middle = {card["data"]: card for card in cards}  # sections come in ascending order
-    lines = ["| | tissue | ground truth | ours |", "|---|---|---|---|"]
+    lines = ["| | tissue | ground truth | cross-entropy | with MALIS |", "|---" * 5 + "|"]
     for card in middle.values():
-        rows = [
-            row
-            for row in tables[card["data"]]["rows"]
-            if row["seeds"] and row["method"] in card["networks"]
-        ]
-        if not rows:
+        pair = pairs[card["data"]]
+        if len(pair) < 2 or not set(pair) <= set(card["networks"]):
             continue
-        ours = min(rows, key=lambda row: row["scores"]["cremi_score"]["mean"])["method"]
-        score = card["networks"][ours]["scores"]["cremi_score"]
         place = f"report/figures/gallery/{card['folder']}"
-        pictures = " | ".join(
-            f"![{what}]({place}/{file}.png)"
-            for what, file in (("tissue", "raw"), ("ground truth", "truth"), ("ours", ours))
-        )
-        name = f"{card['title']}, section {card['section']}<br>{METHODS[ours].title}"
-        lines.append(f"| {name}<br>CREMI score {score:.3f} | {pictures} |")
+        cells = [f"![tissue]({place}/raw.png)", f"![ground truth]({place}/truth.png)"]
+        for method in pair:
+            score = card["networks"][method]["scores"]["cremi_score"]
+            title = METHODS[method].title.removeprefix("U-Net, ")
+            cells.append(f"![{title}]({place}/{method}.png)<br>{title} ({score:.3f})")
+        lines.append(f"| {card['title']}, section {card['section']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
