@@ -81,6 +81,10 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "budgets": budgets(found, results),
         "trials": trial_table(results),
         "rates": rate_tables(results),
+        "seed_range": [
+            run["scores"]["agglomeration"]["validation_cremi"]
+            for run in found.get(("isbi2012", "unet-both"), {}).values()
+        ],
         "recipes": recipes(),
         "repeats": repeat_rows(results),
         "margin": _read(results / "margin.json"),

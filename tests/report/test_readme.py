@@ -6,6 +6,7 @@ import pytest
 
 from report.configurations import ABLATIONS, APART
 from report.folds import fold_table, fold_tables
+from report.gathered import collect
 from report.pages import PAGES, PLACE, TABLES, filled, update
 from report.readings import gains
 from report.repeats import load_repeats, repeat_rows
@@ -155,3 +156,10 @@ def test_malis_from_scratch_is_behind_where_it_says_so():
             for method in ("unet-malis", "unet-both")
         )
         assert scratch > 1.05 * both
+
+
+def test_what_it_says_of_speed_holds():
+    assert "takes less than half of the time of two plain spanning trees" in " ".join(
+        README.split()
+    )
+    assert collect()["speed"]["largest"]["ratio"] < 0.5
