@@ -105,6 +105,18 @@ def test_what_is_said_of_all_views_holds():
     assert f"by the quantile not ({gain(cells['views_quantile75'])})" in text
 
 
+def test_the_comparisons_are_counted_right():
+    cells = [cell for row in gains() for cell in row["cells"]]
+    edge = [c for c in cells if c["key"] in ("views_threshold_watershed", "views_single_linkage")]
+    ahead = f"ahead in {sum(cell['mean'] > 0 for cell in edge)} of {len(edge)} comparisons"
+    assert ahead in " ".join(RESULTS.split()) and ahead in " ".join(README.split())
+    assert np.mean([abs(cell["mean"]) < 2 * cell["error"] for cell in edge]) > 0.5
+    whole = [cell["mean"] for cell in cells if cell["key"] == "mean_linkage"]
+    assert f"behind in {sum(mean < 0 for mean in whole)} of {len(whole)}" in " ".join(
+        RESULTS.split()
+    )
+
+
 def test_what_is_said_of_the_volume_holds():
     text = " ".join(RESULTS.split())
     row = row_of("fib25_volume", ABLATIONS[1], "threshold_watershed")
@@ -141,6 +153,10 @@ def test_the_numbers_of_repeated_trainings_are_theirs():
 def test_beside_labels_as_they_are_malis_is_behind_in_sections():
     assert "is behind in all pairs by the quantile" in " ".join(RESULTS.split())
     assert cells_of("fib25", ABLATIONS[1])["quantile75"]["ahead"] == 0
+    row = row_of("fib25_neighbours", ABLATIONS[1])
+    assert abs(row["difference"]) < row["error"]
+    cell = cells_of("fib25_neighbours", ABLATIONS[1])["threshold_watershed"]
+    assert f"in {cell['ahead']} of 5 folds ({gain(cell)})" in " ".join(RESULTS.split())
 
 
 def test_malis_from_scratch_is_behind_where_it_says_so():
