@@ -5,12 +5,14 @@
     python -m report.experiments --trials --only fib25 --seeds 0 --steps 400
     python -m report.experiments --rates --only isbi2012 --seeds 0
     python -m report.experiments --folds           every section is a test section once
+    python -m report.experiments --folds --only fib25_neighbours --steps 500
     python -m report.experiments --rescore         segment and score anew with the trained networks
     python -m report.experiments --quick           a few steps of each; nothing is kept in report/
 
 A run writes ``report/results/runs/<data>_<method>_<seed>.json``; a trial, which sees no test
 section, ``report/results/trials/...``; a fold ``report/results/folds/<data>_<method>_<fold>.json``,
-with its number as seed. One that was killed goes on from its checkpoint in
+with its number as seed, or ``report/results/lengths/500/...`` where it has 500 steps instead of
+the usual number. One that was killed goes on from its checkpoint in
 ``results/experiments/``, and a finished one is left out (``--resume``, the default); with
 ``--no-resume`` both are trained anew, and the old result stays until there is a new one.
 """
@@ -313,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 1 2, or all folds")
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
     parser.add_argument("--rates", action="store_true", help="trials of other learning rates")
-    parser.add_argument("--steps", type=int, help="of a trial; by default those of the runs")
+    parser.add_argument("--steps", type=int, help="of trials or folds; by default those of the grid")
     parser.add_argument("--folds", action="store_true", help="cross-validate; seeds are the folds")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")
@@ -330,11 +332,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.trials |= options.rates
     if (options.rates or not options.trials) and (unknown := set(methods) - set(METHODS)):
         parser.error(f"{', '.join(sorted(unknown))}: only with --trials")
-    if options.steps and not options.trials:
-        parser.error("--steps: only with --trials")
+    if options.steps and not (options.trials or options.folds):
+        parser.error("--steps: only with --trials or --folds")
     if options.folds and (options.trials or options.rescore):
         parser.error("--folds: with none of --trials, --rates and --rescore")
     folder = "trials" if options.trials else "folds" if options.folds else "runs"
+    if options.folds and options.steps:
+        folder = f"lengths/{options.steps}"
     work = WORK / "quick" if options.quick else WORK
     work = work if folder == "runs" and not options.quick else work / folder
     device = str(choose_device())
