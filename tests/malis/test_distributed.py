@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def launch(task, folder):
     )  # fmt: skip
 
 
-def finish(process, limit=120):
+def finish(process, limit=300):
     """Wait for torchrun; it must never hang."""
     try:
         return process.communicate(timeout=limit)[0]
@@ -153,7 +154,7 @@ def test_one_process_that_dies_ends_the_run(tmp_path):
             time.sleep(0.1)
         victim = json.loads((tmp_path / "pid1.json").read_text())
         os.kill(victim, signal.SIGKILL)
-        output = finish(process, limit=60)
+        output = finish(process)
     finally:
         process.kill()
     assert process.returncode == 1 and "SIGKILL" in output
@@ -161,12 +162,15 @@ def test_one_process_that_dies_ends_the_run(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(survivor, 0)
     reached = read(path, CHECKPOINT)["step"]
+    copy = shutil.copy(path, tmp_path / "copy.pt")
     process = launch(reached + 3, tmp_path)
     output = finish(process)
     assert process.returncode == 0, output
     content = read(path, CHECKPOINT)
     assert content["history"]["training"]["step"] == list(range(1, reached + 4))
-    assert_close(content["network"], alone(reached + 3)[0], rtol=1e-2, atol=1e-4)
+    # From the same step on, as rounding makes trainings part that are long or much interrupted.
+    expected, _ = alone(reached + 3, checkpoint=copy)
+    assert_close(content["network"], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_shares_make_up_the_batch():
