@@ -42,6 +42,7 @@ FIGURES: dict[str, Callable[..., plt.Figure | None]] = {
     "scores": figures.draw_scores,
     "folds": gain_figures.draw_folds,
     "readings": gain_figures.draw_readings,
+    "lengths": gain_figures.draw_lengths,
     "learning": figures.draw_learning,
     "waterz": figures.draw_waterz,
 }

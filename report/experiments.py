@@ -315,7 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 1 2, or all folds")
     parser.add_argument("--trials", action="store_true", help="no test section is looked at")
     parser.add_argument("--rates", action="store_true", help="trials of other learning rates")
-    parser.add_argument("--steps", type=int, help="of trials or folds; by default those of the grid")
+    parser.add_argument(
+        "--steps", type=int, help="of trials or folds; by default those of the grid"
+    )
     parser.add_argument("--folds", action="store_true", help="cross-validate; seeds are the folds")
     parser.add_argument("--rescore", action="store_true", help="of runs that have a result")
     parser.add_argument("--quick", action="store_true", help="a few steps, results not kept")

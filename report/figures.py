@@ -25,7 +25,7 @@ from malis.inference import predict
 from malis.segmentation import agglomerate, fragments, inside_threshold
 from report.canvas import WIDTH, add_legend, grid
 from report.configurations import DATA, METHODS
-from report.gain_figures import draw_readings
+from report.gain_figures import draw_lengths, draw_readings
 from report.gathered import QUALITY_TITLES
 from report.record import RESULTS, ROOT
 from report.runs import MAIN, load_runs, score_of, title_of
@@ -363,6 +363,7 @@ def main() -> None:
         "pull": (draw_pull, 80),
         "cost": (draw_cost, 80),
         "readings": (draw_readings, 110),
+        "lengths": (draw_lengths, 110),
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=drawings, default=list(drawings))

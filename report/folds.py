@@ -32,7 +32,9 @@ READINGS = {
 }
 
 
-def load_folds(data: str, results: Path = RESULTS) -> dict[str, dict[int, dict[str, Any]]]:
+def load_folds(
+    data: str, results: Path = RESULTS, steps: int | None = None
+) -> dict[str, dict[int, dict[str, Any]]]:
     """Read the runs of a cross-validation.
 
     Parameters
@@ -40,15 +42,19 @@ def load_folds(data: str, results: Path = RESULTS) -> dict[str, dict[int, dict[s
     data : str
         Key of `FOLDS`.
     results : Path
+    steps : int, optional
+        Of the trainings, where other than usual.
 
     Returns
     -------
     dict
         From the method to its runs by fold; a method without any is left out.
     """
+    usual = steps in (None, fold_of(data, 0).steps)
+    folder = results / "folds" if usual else results / "lengths" / str(steps)
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for _, method, fold in fold_runs([data]):
-        path = results / "folds" / f"{data}_{method}_{fold}.json"
+        path = folder / f"{data}_{method}_{fold}.json"
         if path.exists():
             found.setdefault(method, {})[fold] = json.loads(path.read_text())
     return found
@@ -83,8 +89,33 @@ def fold_tables(results: Path = RESULTS) -> list[dict[str, Any]]:
     return [table for table in tables if table]
 
 
+def length_tables(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """Make the tables of `fold_table` of all that was cross-validated with several lengths.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    list of dict
+        Tables of a volume and an ablation follow each other, by rising number of steps.
+    """
+    others = {int(folder.name) for folder in (results / "lengths").glob("[0-9]*")}
+    tables = []
+    for data in FOLDS:
+        lengths = sorted(others | {fold_of(data, 0).steps})
+        for ablation in ablations_of(data):
+            made = [fold_table(data, ablation, results, steps) for steps in lengths]
+            tables += [table for table in made if table] if sum(map(bool, made)) > 1 else []
+    return tables
+
+
 def fold_table(
-    data: str, ablation: Ablation | None = None, results: Path = RESULTS
+    data: str,
+    ablation: Ablation | None = None,
+    results: Path = RESULTS,
+    steps: int | None = None,
 ) -> dict[str, Any] | None:
     """Compare cross-entropy without and with MALIS on all folds that have both.
 
@@ -95,6 +126,8 @@ def fold_table(
     ablation : Ablation, optional
         By default the first of the volume.
     results : Path
+    steps : int, optional
+        Of the trainings, where other than usual.
 
     Returns
     -------
@@ -107,7 +140,7 @@ def fold_table(
         in how many pieces and folds ours is ``lower``, and whether a threshold is the last that
         was tried (``open_ended``). None with fewer than two folds.
     """
-    found = load_folds(data, results)
+    found = load_folds(data, results, steps)
     ablation = ablation or ablations_of(data)[0]
     baseline, method = ablation.baseline, ablation.method
     common = sorted(set(found.get(baseline, {})) & set(found.get(method, {})))
@@ -161,7 +194,7 @@ def fold_table(
         "sections": len(common) * len(DATA[data].split.test),
         "scored": len(pieces),
         "linkage": POST_PROCESSING[linkage],
-        "steps": fold_of(data, 0).steps,
+        "steps": steps or fold_of(data, 0).steps,
         "unit": "sections" if len(DATA[data].patch) == 2 else "slabs",
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""Figures of what MALIS gains: section by section in a cross-validation, and by reading."""
+"""Figures of what MALIS gains: by section, by reading, and by the length of the training."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from malis import plotting
 from report.canvas import WIDTH, add_legend, grid
 from report.configurations import DATA, ablations_of
-from report.folds import fold_tables, held_out_scores, load_folds
+from report.folds import fold_tables, held_out_scores, length_tables, load_folds
 from report.readings import READINGS, gains
 from report.record import RESULTS
 from report.runs import MAIN, VIEWS
@@ -123,4 +123,49 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
         line[0].set_ylabel("gain in CREMI score", fontsize=8)
     figure.tight_layout()
     add_legend(figure, *axes[:, 0])
+    return figure
+
+
+def draw_lengths(results: Path = RESULTS) -> plt.Figure | None:
+    """Draw what MALIS gains over the number of steps of the trainings, a panel a volume.
+
+    Parameters
+    ----------
+    results : Path
+
+    Returns
+    -------
+    Figure or None
+        None while nothing was cross-validated with several lengths.
+    """
+    tables = length_tables(results)
+    if not tables:
+        return None
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for table in tables:
+        groups.setdefault((table["title"], table["labels"]), []).append(table)
+    figure, axes = grid([title for title, _ in groups], height=1.9, columns=2)
+    for ax, ((title, labels), group) in zip(axes, groups.items(), strict=False):
+        steps = np.array([table["steps"] for table in group], float)
+        for number, rows in enumerate(zip(*(table["rows"] for table in group), strict=True)):
+            views = rows[0]["key"].startswith(VIEWS)
+            ax.errorbar(
+                steps * 1.03 ** (number - 1.5),  # beside each other, for their bars
+                [-row["difference"] for row in rows], [row["error"] for row in rows],
+                fmt="s-" if "threshold" in rows[0]["key"] else "o-", ms=4, capsize=2, linewidth=1,
+                color=plotting.PALETTE[number], mfc="white" if views else None,
+                label=rows[0]["name"],
+            )  # fmt: skip
+        ax.axhline(0, color="0.5", linewidth=1, zorder=0)
+        ax.set_xscale("log")
+        ax.minorticks_off()
+        ax.set_xticks(steps, [f"{table['steps']:,}" for table in group])
+        ax.set_xlabel("steps of the trainings", fontsize=8)
+        ax.set_title(f"{title}, {labels}", fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[::2]:
+        ax.set_ylabel("gain in CREMI score", fontsize=8)
+    figure.tight_layout()
+    add_legend(figure, axes[0])
     return figure

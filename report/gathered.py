@@ -23,7 +23,7 @@ from report.comparisons import (
 )
 from report.configurations import DATA
 from report.examples import grid_example, rounds_example, weak_pixel_example
-from report.folds import fold_tables, missing_folds
+from report.folds import fold_tables, length_tables, missing_folds
 from report.readings import gains
 from report.record import RESULTS, ROOT
 from report.repeats import repeat_rows
@@ -89,7 +89,10 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "repeats": repeat_rows(results),
         "margin": _read(results / "margin.json"),
         "folds": fold_tables(results),
-        "fold_runs": len(list((results / "folds").glob("*.json"))),
+        "lengths": length_tables(results),
+        "fold_runs": sum(
+            len(list(results.glob(kind))) for kind in ("folds/*.json", "lengths/*/*.json")
+        ),
         "readings": gains(results),
         "missing_folds": missing_folds(results),
         "has_validation": any(
@@ -241,6 +244,7 @@ def _sources(results: Path) -> list[dict[str, Any]]:
         ]
     for folder in ("folds", "repeats", "trials"):
         groups[f"{folder}/*.json"] = sorted((results / folder).glob("*.json"))
+    groups["lengths/*/*.json"] = sorted((results / "lengths").glob("*/*.json"))
     rows = []
     for name, paths in groups.items():
         contents = [path.read_bytes() for path in paths if path.exists()]

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from report.gallery import picture_table
 from report.record import ROOT
-from report.table import fold_rows, summary, table
+from report.table import fold_rows, length_rows, summary, table
 
 PAGES = ("README.md", "report/README.md")
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "pictures": picture_table,
     "folds": fold_rows,
+    "lengths": length_rows,
     "isbi2012": partial(table, "isbi2012"),
     "fib25": partial(table, "fib25"),
     "fib25_neighbours": partial(table, "fib25_neighbours"),

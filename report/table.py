@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from report.configurations import DATA, METHODS
-from report.folds import fold_tables
+from report.folds import fold_tables, length_tables
 from report.runs import MAIN, is_open_ended, load_runs, score_of, title_of
 
 SUMMARY = ("isbi2012", "fib25", "fib25_neighbours", "synthetic")
@@ -77,10 +78,26 @@ def fold_rows() -> str:
     str
         A row for each pair of methods and each reading; differences with standard errors.
     """
-    head = ["", "read by", "cross-entropy", "with MALIS", "difference", "folds lower"]
-    lines = [head]
-    for one in fold_tables():
-        name = f"{one['title']}, {one['labels']}"
+    return _fold_rows({f"{one['title']}, {one['labels']}": one for one in fold_tables()})
+
+
+def length_rows() -> str:
+    """Write what `report.folds.length_tables` says of shorter and longer trainings.
+
+    Returns
+    -------
+    str
+        As `fold_rows`.
+    """
+    return _fold_rows(
+        {f"{one['title']}, {one['labels']}, {one['steps']} steps": one for one in length_tables()}
+    )
+
+
+def _fold_rows(tables: dict[str, dict[str, Any]]) -> str:
+    lines = [["", "read by", "cross-entropy", "with MALIS", "difference", "folds lower"]]
+    for title, one in tables.items():
+        name = title
         for row in one["rows"]:
             mark = r" \*" if row["open_ended"] else ""
             scores = [f"{row[key]:.3f}" for key in ("theirs", "ours")]

@@ -333,6 +333,25 @@ def test_a_network_ships_with_its_card(small_world, monkeypatch, options):
     assert json.loads((small_world / "models" / "small.json").read_text()) == shipped.card
 
 
+def test_folds_of_another_length_are_kept_apart(small_world, monkeypatch, capsys):
+    results = small_world / "results"
+    for module in (experiments, record):
+        monkeypatch.setattr(module, "RESULTS", results)
+    monkeypatch.setattr(experiments, "WORK", small_world / "work")
+    monkeypatch.setitem(configurations.FOLDS, "small", configurations.Folds(3))
+    asked = ["--folds", "--only", "small", "--methods", "unet-both", "--seeds", "0"]
+    experiments.main([*asked, "--steps", "2"])
+    experiments.main(asked)
+    lengths = {
+        str(path.relative_to(results)): json.loads(path.read_text())["steps"]
+        for path in results.rglob("*.json")
+    }
+    assert lengths == {"lengths/2/small_unet-both_0.json": 2, "folds/small_unet-both_0.json": 3}
+    with pytest.raises(SystemExit):
+        experiments.main(["--only", "small", "--steps", "2"])
+    assert "only with --trials or --folds" in capsys.readouterr().err
+
+
 def test_the_conditions_of_a_table_are_those_of_its_runs():
     rows = {
         (row["title"], row["folds"]): row

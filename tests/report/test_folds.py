@@ -62,6 +62,28 @@ def test_differences_and_their_error_by_hand(results):
         assert row["voi"]["voi_merge"] == pytest.approx([3 * 0.25, 3 * 0.45])
 
 
+def test_trainings_of_another_length_stand_beside_the_usual_ones(results):
+    assert folds.length_tables(results) == [] and gain_figures.draw_lengths(results) is None
+    folder = results / "lengths" / "75"
+    folder.mkdir(parents=True)
+    for path in (results / "folds").iterdir():
+        run = json.loads(path.read_text())
+        if run["method"] == "unet-cross-entropy":
+            for section in run["scores"]["mean_linkage"]["sections"]:
+                section["cremi_score"] += 0.3
+        (folder / path.name).write_text(json.dumps(run))
+    short, usual = folds.length_tables(results)
+    assert (short["steps"], usual["steps"]) == (75, fold_of("isbi2012", 0).steps)
+    assert usual["rows"] == folds.fold_table("isbi2012", results=results)["rows"]
+    assert short["rows"][0]["difference"] == pytest.approx(-0.5)
+    assert folds.missing_folds(results)[0]["runs"] == 3 * 6 - 5  # other lengths do not count
+    figure = gain_figures.draw_lengths(results)
+    (ax,) = (ax for ax in figure.axes if ax.axison)
+    assert list(ax.get_xticks()) == [75, usual["steps"]]
+    first, *_ = (bars.lines[0].get_ydata() for bars in ax.containers)
+    assert list(first) == pytest.approx([0.5, 0.2])
+
+
 def test_sections_have_their_numbers_in_the_volume(results):
     run = folds.load_folds("isbi2012", results)["unet-both"][1]
     assert folds.held_out_scores(run, "agglomeration") == {0: 0.1, 1: 0.1, 2: 0.0, 3: 0.6}

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.configurations import ABLATIONS, APART
-from report.folds import fold_table, fold_tables
+from report.configurations import ABLATIONS, APART, fold_of
+from report.folds import fold_table, fold_tables, length_tables
 from report.gathered import collect
 from report.pages import PAGES, PLACE, TABLES, filled, update
 from report.readings import gains
@@ -178,3 +178,42 @@ def test_what_it_says_of_speed_holds():
         README.split()
     )
     assert collect()["speed"]["largest"]["ratio"] < 0.5
+
+
+def test_what_is_said_of_the_length_of_trainings_holds():
+    tables = {(t["key"], t["steps"]): t for t in length_tables()}
+    assert all(table["folds"] == table["planned"] for table in tables.values())
+    rows = {key: {row["key"]: row for row in t["rows"]} for key, t in tables.items()}
+    usual = {data: fold_of(data, 0).steps for data in ("fib25_neighbours", "isbi2012")}
+    short, isbi = (rows[data, steps // 4] for data, steps in usual.items())
+    middle = rows["fib25_neighbours", usual["fib25_neighbours"]]
+    long = rows["fib25_neighbours", 5 * usual["fib25_neighbours"] // 2]
+    one, views, edge = "agglomeration", "views_agglomeration", "threshold_watershed"
+
+    text = " ".join(README.split())
+    for words, row in (
+        ("{} with MALIS and {} without on FIB-25 with neighbours (lower in {} of 5", short[views]),
+        ("{} and {} on ISBI 2012 ({} of 6)", isbi[views]),
+        ("on FIB-25 they are level ({} and {})", long[views]),
+        ("from one view MALIS is behind ({} and {})", long[one]),
+    ):
+        scores = (f"{row[side]:.3f}" for side in ("ours", "theirs"))
+        assert words.format(*scores, row["lower_folds"]) in text
+    text = " ".join(RESULTS.split())
+    for row in (short[one], short[views], isbi[views], long[one]):
+        assert f"({row['difference']:+.3f} ± {row['error']:.3f})" in text
+    for row, words in ((long[views], "by agglomeration"), (long[edge], "by threshold")):
+        assert f"{row['difference']:+.3f} ± {row['error']:.3f} {words}" in text
+    for side in ("ours", "theirs"):
+        falls = [f"{table[one][side]:.3f}" for table in (short, middle, long)]
+        assert "from {} over {} to {}".format(*falls) in text
+
+    assert all(row["difference"] < 0 for row in short.values())
+    assert short[views]["lower_folds"] == 5
+    assert short[views]["difference"] < -3 * short[views]["error"]
+    assert sum(row["difference"] < 0 for row in isbi.values()) == 3
+    assert long[one]["lower_folds"] == 1 and long[one]["difference"] > long[one]["error"]
+    for reading, row in long.items():
+        assert reading == one or abs(row["difference"]) < row["error"]
+        change = [short[reading][side] - row[side] for side in ("ours", "theirs")]
+        assert min(change) > max(abs(table[reading]["difference"]) for table in (short, middle))

@@ -146,7 +146,9 @@ def test_tables_say_which_runs_are_missing(tmp_path):
 
 def test_without_any_run_the_documents_say_so(tmp_path):
     results = tmp_path / "results"
-    shutil.copytree(RESULTS, results, ignore=shutil.ignore_patterns("runs", "folds", "trials"))
+    shutil.copytree(
+        RESULTS, results, ignore=shutil.ignore_patterns("runs", "folds", "lengths", "trials")
+    )
     build.build(tmp_path, results)
     text = " ".join("".join(texts(tmp_path / "Report.pdf")).split())
     assert text.count("Not run: no method has a result on this volume yet") == len(DATA)
