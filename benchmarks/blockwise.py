@@ -1,4 +1,4 @@
-"""What blocks cost, and what they change: `malis.blockwise` against one piece.
+"""What blocks cost, and what they change: `malis.scale` against one piece.
 
     python -m benchmarks.blockwise                        all of it, about half an hour
     python -m benchmarks.blockwise --only equality        or memory, linear, workers
@@ -30,10 +30,10 @@ from cremi_eval import CremiFile
 from cremi_eval.evaluation import voi
 from data.locate import find_volume
 from malis import nearest_offsets, segment
-from malis.blockwise import segment_affinities, segment_volume
-from malis.checkpoint import load_model
 from malis.inference import predict
-from malis.volumes import create_ome_zarr, open_volume
+from malis.scale import segment_affinities, segment_volume
+from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.training.checkpoint import load_model
 from report.derived_affinities import derive_affinities
 from report.record import RESULTS, write_results
 

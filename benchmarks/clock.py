@@ -1,16 +1,13 @@
 """Times on the host and on a GPU, and what bounds them: bytes, operations, waits; and memory."""
 
-import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 NO_KERNEL = {"detach", "alias", "view", "_unsafe_view", "slice", "select", "transpose", "squeeze"}
 NO_KERNEL |= {
@@ -68,39 +65,11 @@ def summary(times: list[float]) -> dict[str, float]:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the operations that launch kernels, those that wait for the GPU, and their bytes.
-
-    The launches of `malis.kernels` are among the operations where ``MALIS_TRITON=1`` asks for them.
-    """
+    """Counts the operations that launch kernels, those that wait for the GPU, and their bytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations, self.waits, self.bytes = 0, 0, 0
-        self._patches = contextlib.ExitStack()
-
-    def __enter__(self) -> "Traffic":
-        """Begin to count."""
-        if os.environ.get("MALIS_TRITON") == "1":
-            from malis.kernels import climbs, edges, groups
-
-            for chapter in (climbs, edges, groups):
-                counted = self._counted(chapter.launch)
-                self._patches.enter_context(patch.object(chapter, "launch", counted))
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        """Stop counting."""
-        super().__exit__(*error)
-        self._patches.close()
-
-    def _counted(self, launch: Callable) -> Callable:
-        def run(kernel: object, count: int, moved: int, *rest: object, **options: object) -> None:
-            self.operations += count > 0
-            self.bytes += count * moved
-            with _disable_current_modes():  # Triton's interpreter works with torch's operations
-                launch(kernel, count, moved, *rest, **options)
-
-        return run
 
     def __torch_dispatch__(
         self, operation: Callable, types: object, args: tuple = (), kwargs: dict | None = None

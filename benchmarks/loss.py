@@ -29,8 +29,8 @@ from scipy.spatial import cKDTree
 
 from benchmarks.clock import memory_of_process
 from malis import MalisLoss, nearest_offsets, pair_counts
+from malis._checks import check_offsets
 from malis.affinity import affinities_from_labels, gather_edges, grid_edges
-from malis.checks import check_offsets
 from malis.maximin import merge_order
 from report.record import write_results
 

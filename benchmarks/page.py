@@ -20,9 +20,9 @@ one process.
 The yardstick is what the two passes cost when they are built the plain way, with
 `hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
 everything from affinities and labels to counts; "loss" adds the gradient. "Higra" is the sequential
-path, "tensors" the data-parallel form of `malis.parallel` on the same thread; `backend="auto"`
-takes the tensors from 2^19 voxels on. The last column divides by two calls on the affinities as
-they are, which have fewer ties than those of the passes.
+path, "tensors" the data-parallel form of `malis.tensor_backend` on the same thread;
+`backend="auto"` takes the tensors from 2^19 voxels on. The last column divides by two calls on the
+affinities as they are, which have fewer ties than those of the passes.
 
 {sizes}
 
@@ -54,15 +54,14 @@ On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_para
 `python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
 """
 
-NO_GPU = """`python -m benchmarks.loss --device cuda` measures `malis.parallel` on a GPU, by
-PyTorch's operations and by the Triton kernels of `malis.kernels`, checks that both equal the CPU,
-and writes `report/results/benchmark_parallel_cuda.json`. No GPU was at hand when this page was
-written, so there is no such figure, and the kernels stay off unless `MALIS_TRITON=1` asks for them.
-They have been run in Triton's interpreter and compiled for compute capability 9.0, no more."""
-GPU = """`python -m benchmarks.loss --device cuda` ({device}, {date}): constrained loss and gradient
-by PyTorch's operations and by the Triton kernels of `malis.kernels`, which `MALIS_TRITON=1` asks
-for; all counts are equal. The floors are the bytes that the form moves, and those of the loss's
-input and output alone, over the bandwidth of a large copy."""
+NO_GPU = """`python -m benchmarks.loss --device cuda` measures `malis.tensor_backend` on a GPU,
+checks that it equals the CPU, and writes `report/results/benchmark_parallel_cuda.json`. No GPU was
+at hand
+when this page was written, so there is no such figure."""
+GPU = """`python -m benchmarks.loss --device cuda` ({device}, {date}): constrained loss and
+gradient. The floors are the bytes that the operations move, and those of the loss's input and
+output alone,
+over the bandwidth of a large copy."""
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:
@@ -146,22 +145,19 @@ def main() -> None:
 
 
 def gpu_text(results: dict[str, Any]) -> str:
-    """Tabulate the times of both forms on a GPU, beside what bounds them."""
+    """Tabulate the times on a GPU, beside what bounds them."""
     rows = [
         [
             shape_of(case),
-            form,
-            milliseconds(figures["loss_and_gradient"]["median_s"]),
-            milliseconds(figures["floor_all_operations_s"]),
+            milliseconds(case["loss_and_gradient"]["median_s"]),
+            milliseconds(case["floor_all_operations_s"]),
             milliseconds(case["floor_inputs_and_gradient_s"]),
-            figures["operations"],
-            figures["waits"],
+            case["operations"],
+            case["waits"],
         ]
         for case in results["cases"]
-        for form, figures in (("operations", case), ("kernels", case.get("kernels")))
-        if figures
     ]
-    columns = ["voxels", "form", "time (ms)", "floor of the form (ms)", "floor of the loss (ms)"]
+    columns = ["voxels", "time (ms)", "floor of the operations (ms)", "floor of the loss (ms)"]
     columns += ["launches", "waits"]
     environment = results["environment"]
     text = GPU.format(device=environment["device"], date=environment["date"][:10])

@@ -10,17 +10,11 @@ CUDA events. Beside each time stand two floors, bytes over the bandwidth of a la
 the same run: of reading affinities and labels and writing the gradient once, and of all bytes that
 the tensor operations read and write. A U-Net's training step is timed with the loss and without.
 
-Where Triton is installed, a GPU measures all of it a second time with the kernels of
-`malis.kernels`, and says how many times as fast they are. They are off by default until that has
-been done; this is the measurement that decides.
-
 On the CPU the yardstick are two calls of ``hg.bpt_canonical``, as in `benchmarks.loss`.
 """
 
 import argparse
 import contextlib
-import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
@@ -35,12 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import malis.parallel
+import malis.tensor_backend.counts
 from benchmarks.clock import Clock, Traffic, measure_bandwidth, memory_of_process, summary
 from benchmarks.loss import SEED, count_edges, make_case, plain_calls, plain_graph
 from data.locate import find_volume
 from malis import MalisLoss, affinities_from_labels, nearest_offsets, pair_counts
-from malis.tensors import triton_kernels
 from report.record import write_results
 from unet import UNet
 
@@ -119,7 +112,7 @@ def step_times(count: Callable[[], object], clock: Clock) -> dict[str, float]:
     marks: list[tuple] = []
 
     def timed(name: str) -> Callable:
-        function = getattr(malis.parallel, name)
+        function = getattr(malis.tensor_backend.counts, name)
 
         def run(*arguments: object) -> object:
             start = clock.mark()
@@ -132,7 +125,7 @@ def step_times(count: Callable[[], object], clock: Clock) -> dict[str, float]:
     count()
     with contextlib.ExitStack() as stack:
         for name in STEPS:
-            stack.enter_context(patch.object(malis.parallel, name, timed(name)))
+            stack.enter_context(patch.object(malis.tensor_backend.counts, name, timed(name)))
         start = clock.mark()
         count()
         stop = clock.mark()
@@ -144,22 +137,10 @@ def step_times(count: Callable[[], object], clock: Clock) -> dict[str, float]:
     return {**steps, "rest": clock.between(start, stop) - sum(steps.values())}
 
 
-def by_form(kernels: bool) -> contextlib.AbstractContextManager:
-    """Ask for Triton's kernels, or for PyTorch's operations."""
-    return patch.dict(os.environ, MALIS_TRITON=str(int(kernels)))
-
-
-def kernels_version(device: str) -> str | None:
-    """Return the version of Triton that can run the kernels on a device; None where none can."""
-    with by_form(kernels=True):
-        usable = triton_kernels(torch.device(device)) is not None
-    return importlib.metadata.version("triton") if usable else None
-
-
 def measure_case(
     shape: tuple[int, ...], device: str, repeats: int, bandwidth: float
 ) -> dict[str, object]:
-    """Check and time one batch on a device: operations and, where they can run, kernels."""
+    """Check and time one batch on a device."""
     source, affinities, labels = make_batch(shape)
     once = 2 * affinities.numel() * affinities.element_size() + labels.numel() * 8
     row = {
@@ -169,19 +150,11 @@ def measure_case(
         "edges": shape[0] * count_edges(shape[1:]),
         "floor_inputs_and_gradient_s": once / bandwidth,
     }
-    with by_form(kernels=False):
-        row |= measure_form(affinities, labels, device, repeats, bandwidth)
+    row |= measure_form(affinities, labels, device, repeats, bandwidth)
     median = row["loss_and_gradient"]["median_s"]
     print(f"{shape} on {device}: {median:.4f} s with gradient")
-    if kernels_version(device):
-        with by_form(kernels=True):
-            ours = measure_form(affinities, labels, device, repeats, bandwidth)
-        faster = median / ours["loss_and_gradient"]["median_s"]
-        row["kernels"] = {**ours, "times_as_fast_as_operations": faster}
-        print(f"    by Triton's kernels {faster:.2f} times as fast, with equal counts")
     if device == "cpu":
-        with by_form(kernels=False):
-            row |= compare_with_higra(affinities, labels, repeats)
+        row |= compare_with_higra(affinities, labels, repeats)
     return row
 
 
@@ -270,12 +243,8 @@ def measure_training(patch_size: int, depth: int, wf: int, device: str, repeats:
 
     clock = Clock(device)
     plain = summary(clock.times(partial(step, lambda affinities, _: affinities.mean()), repeats))
-    wholes = []
-    for kernels in [False, True] if kernels_version(device) else [False]:
-        with by_form(kernels):
-            wholes.append(summary(clock.times(partial(step, malis_loss), repeats)))
-    shares = [1 - plain["median_s"] / whole["median_s"] for whole in wholes]
-    row = {
+    whole = summary(clock.times(partial(step, malis_loss), repeats))
+    return {
         "patch": (patch_size,) * 3,
         "network": {
             "depth": depth,
@@ -283,12 +252,9 @@ def measure_training(patch_size: int, depth: int, wf: int, device: str, repeats:
             "precision": "float32, convolutions as torch's default",
         },
         "without_loss": plain,
-        "with_loss": wholes[0],
-        "share_of_loss": shares[0],
+        "with_loss": whole,
+        "share_of_loss": 1 - plain["median_s"] / whole["median_s"],
     }
-    if len(wholes) > 1:
-        row |= {"with_loss_by_kernels": wholes[1], "share_of_loss_by_kernels": shares[1]}
-    return row
 
 
 def measure_memory(shape: tuple[int, ...]) -> dict[str, float]:
@@ -352,7 +318,6 @@ def measure(device: str, quick: bool = False, repeats: int | None = None) -> dic
         "seed": SEED,
         "threads": torch.get_num_threads(),
         "copy_bytes_per_s": bandwidth,
-        "triton": kernels_version(device),
         "cases": [measure_case(shape, device, repeats, bandwidth) for shape in shapes],
     }
     if device == "cuda":
@@ -363,8 +328,6 @@ def measure(device: str, quick: bool = False, repeats: int | None = None) -> dic
         ]
     else:
         results["memory"] = measure_memory(QUICK_SHAPES[0] if quick else LARGE)
-    if device == "cuda" and not results["triton"]:
-        print("Triton is not installed: its kernels were not measured")
     if not quick:
         path = write_results(f"benchmark_parallel_{device}", results, device=device)
         print(f"written to {path}")

@@ -5,14 +5,15 @@ the sampled one of Turaga et al. (2009); ``malis.pair_counts`` and ``malis.maxim
 they are built from. ``malis.segment`` turns predicted affinities into labels.
 """
 
+from typing import Any
+
 from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
-from malis.boundary import GrowBoundaryLoss, grow_boundary
+from malis.composite import GrowBoundaryLoss, SumLoss, WindowLoss
 from malis.edge_loss import AffinityCrossEntropy
-from malis.loss import MalisLoss, MaximinLoss, SumLoss, malis_weights
+from malis.labels import grow_boundary
+from malis.loss import MalisLoss, MaximinLoss, malis_weights
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts, rand_error
-from malis.segmentation import segment
-from malis.windows import WindowLoss
 
 __all__ = [
     "AffinityCrossEntropy",
@@ -31,3 +32,12 @@ __all__ = [
     "rand_error",
     "segment",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `segment` when it is asked for: the losses do without all that it needs."""
+    if name == "segment":
+        from malis.segmentation import segment
+
+        return segment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from malis.checks import Array, Offsets, check_labels, check_offsets
+from malis._checks import Array, Offsets, check_labels, check_offsets
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from malis.affinity import affinities_from_labels, existing_edges
-from malis.checks import (
+from malis._checks import (
     Offsets,
     check_batch,
     check_offsets,
     check_unit_interval,
     clear_outside,
 )
-from malis.tensors import mask_tensor
+from malis.affinity import affinities_from_labels, existing_edges
+from malis.tensor_backend.tensors import mask_tensor
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,

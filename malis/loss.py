@@ -14,27 +14,26 @@ The weights come from the affinities but are constants to the gradient: a small 
 affinities does not change the order of the edges.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis.checks import (
+from malis._checks import (
+    BACKENDS,
     Offsets,
     check_affinity_shape,
     check_batch,
     check_offsets,
+    choose_backend,
     clear_outside,
-    given_masks,
+    uncompiled,
 )
-from malis.compiling import uncompiled
 from malis.edge_loss import EDGE_LOSSES, edge_losses
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts
-from malis.parallel import parallel_maximin_edges
-from malis.sampling import sample_batch, sample_pairs
-from malis.tensors import BACKENDS, choose_backend, label_tensor
+from malis.sampling import sample_pairs
 
 NORMALISATIONS = ("none", "pass", "pairs")
 REDUCTIONS = ("mean", "sum", "none")
@@ -358,6 +357,8 @@ class MaximinLoss(nn.Module):
     @uncompiled
     def _sample_on_device(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Do the same for the whole batch at once, where it is."""
+        from malis.tensor_backend import label_tensor, parallel_maximin_edges, sample_batch
+
         labels = label_tensor(labels, tuple(labels.shape), affinities.device)
         generator = torch.Generator(affinities.device).manual_seed(self._draw_seed())
         pairs, same = sample_batch(labels, self.n_pairs, generator, balanced=self.balanced)
@@ -367,60 +368,6 @@ class MaximinLoss(nn.Module):
         """Draw a seed from torch's generator, whose state a checkpoint keeps."""
         device = self.generator.device if self.generator else "cpu"
         return int(torch.randint(2**63 - 1, (), generator=self.generator, device=device))
-
-
-class SumLoss(nn.Module):
-    r"""A weighted sum of losses, :math:`L = \sum_i \alpha_i L_i`.
-
-    Parameters
-    ----------
-    losses : sequence of modules
-        Each called with (affinities, labels).
-    weights : sequence of float, optional
-        :math:`\alpha`; all 1 by default.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many weights as losses.
-    """
-
-    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.losses = nn.ModuleList(losses)
-        self.weights = [1.0] * len(losses) if weights is None else list(weights)
-        if len(self.weights) != len(self.losses):
-            raise ValueError(f"got {len(self.weights)} weights for {len(self.losses)} losses")
-
-    def forward(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Add the losses up.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-        labels : (B, *spatial) integer tensor
-        edge_mask, labelled_mask : tensors, optional
-            Passed on to every loss, see `MalisLoss.forward`.
-
-        Returns
-        -------
-        0-dimensional Tensor
-
-        Raises
-        ------
-        TypeError
-            If there is a mask and a loss takes none.
-        """
-        masks = given_masks(edge_mask, labelled_mask)
-        terms = [loss(affinities, labels, **masks) for loss in self.losses]
-        weighted = [weight * term for weight, term in zip(self.weights, terms, strict=True)]
-        return torch.stack(weighted).sum()
 
 
 def _sample_sums(volumes: Tensor) -> Tensor:

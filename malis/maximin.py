@@ -1,4 +1,4 @@
-"""The maximin tree: which edge is the weakest link between two voxels.
+r"""The maximin tree: which edge is the weakest link between two voxels.
 
 A path is as strong as its weakest edge; the *maximin path* of two voxels is the strongest path
 between them, and its weakest edge is their *maximin edge*. Raise that affinity and the two voxels
@@ -12,20 +12,31 @@ leaves, every inner node is one merge and knows the edge that made it. The maxim
 the edge of the pair's lowest common ancestor.
 
 Cost: one sort, and a quasi-linear pass over the edges.
+
+**Trees as arrays.** A binary tree with K leaves is its array of parents: nodes 0 ... K-1 are the
+leaves, K ... 2K-2 the inner nodes, a parent's number is larger than its children's, and the root is
+its own parent. This is Higra's form; its sequential accumulations do the sums. Laid out in
+depth-first order, the leaves form a line in which every node's leaves are neighbours. Write between
+any two neighbouring leaves the number of the node where they meet: the two leaves of any pair then
+meet at the largest number between them.
+
+    tree       6           line   0   1   2   3
+              / \                    4   6   5
+             4   5         e.g. 0 and 3 meet at max(4, 6, 5) = 6
+            / \ / \
+           0  1 2  3
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import higra as hg
 import numpy as np
 import torch
 
+from malis._checks import Array, Offsets, as_float32, as_numpy, check_offsets, choose_backend
 from malis.affinity import gather_edges, grid_edges, locate_edges
-from malis.checks import Array, Offsets, as_float32, as_numpy, check_offsets
-from malis.parallel import parallel_maximin_edges
-from malis.tensors import affinity_tensor, choose_backend
-from malis.tree import leaf_line, range_maxima
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def maximin_tree(
     Parameters
     ----------
     affinities : (C, *spatial) float32 array
-        Non-negative; see `malis.checks.as_float32`.
+        Non-negative; see `malis._checks.as_float32`.
     offsets : (C, ndim) int64 array
     late : (E,) bool array, optional
         Edges that wait until all others have been taken.
@@ -166,6 +177,8 @@ def maximin_edges(
     """
     offsets = check_offsets(offsets)
     if choose_backend(backend, affinities, offsets) == "parallel":
+        from malis.tensor_backend import affinity_tensor, parallel_maximin_edges
+
         values = affinity_tensor(affinities, offsets)
         flat = torch.from_numpy(_flat_pairs(pairs, values.shape[1:])).to(values.device)
         edges = parallel_maximin_edges(values[None], offsets, flat)[:, 1:]
@@ -184,6 +197,113 @@ def maximin_edges(
     if isinstance(affinities, torch.Tensor):
         return torch.from_numpy(edges).to(affinities.device)
     return edges
+
+
+def node_sums(tree: hg.Tree, leaf_values: np.ndarray) -> np.ndarray:
+    """Sum the values of the leaves below every node.
+
+    Parameters
+    ----------
+    tree : hg.Tree
+        Binary, with K leaves.
+    leaf_values : (K,) int64 array
+
+    Returns
+    -------
+    (2K-1,) int64 array
+        The values themselves for the leaves.
+    """
+    return hg.accumulate_sequential(tree, leaf_values, hg.Accumulators.sum)
+
+
+def sibling_products(parents: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Multiply the sums of the two children of every inner node.
+
+    Parameters
+    ----------
+    parents : (2K-1,) int64 array
+    sums : (2K-1,) int64 array
+        From `node_sums`.
+
+    Returns
+    -------
+    (K-1,) int64 array
+    """
+    n_leaves = (len(parents) + 1) // 2
+    child_sums = sums[_second_child(parents)[n_leaves:]]
+    return child_sums * (sums[n_leaves:] - child_sums)
+
+
+def leaf_line(tree: hg.Tree, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the leaves out in depth-first order.
+
+    Parameters
+    ----------
+    tree : hg.Tree
+        Binary, with K leaves.
+    parents : (2K-1,) int64 array
+        Of the same tree.
+
+    Returns
+    -------
+    position : (K,) int64 array
+        Place of every leaf in the line.
+    meets : (K-1,) int64 array
+        Node where the leaves at places i and i + 1 meet.
+    """
+    n_leaves = (len(parents) + 1) // 2
+    sizes = node_sums(tree, np.ones(n_leaves, dtype=np.int64))
+    second = _second_child(parents)[n_leaves:]
+    # A second child starts after all leaves of its sibling, a first child where its parent starts.
+    shift = np.zeros(len(parents), dtype=np.int64)
+    shift[second] = sizes[n_leaves:] - sizes[second]
+    position = hg.propagate_sequential_and_accumulate(tree, shift, hg.Accumulators.sum)
+    meets = np.empty(n_leaves - 1, dtype=np.int64)
+    meets[position[second] - 1] = np.arange(n_leaves, len(parents))
+    return position[:n_leaves], meets
+
+
+def range_maxima(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Find the maximum of ``values[start:stop]`` for many ranges.
+
+    Two overlapping windows of length 2^k cover any range of 2^k ... 2^(k+1) - 1 values. The windows
+    are doubled in length level by level, and each range is answered at its level.
+
+    Parameters
+    ----------
+    values : (n,) array
+    starts, stops : (q,) int64 arrays
+        With ``starts < stops``.
+
+    Returns
+    -------
+    (q,) array
+
+    Notes
+    -----
+    O(n log n + q) time, O(n) memory: the sparse table of Bender and Farach-Colton (LATIN 2000)
+    without storing the table.
+    """
+    result = np.empty(len(starts), dtype=values.dtype)
+    if len(starts) == 0:
+        return result
+    levels = np.frexp((stops - starts).astype(np.float64))[1].astype(np.uint8) - 1
+    order = np.argsort(levels, kind="stable")
+    bounds = np.searchsorted(levels[order], np.arange(levels.max() + 2))
+    windows = values
+    for level, (begin, end) in enumerate(pairwise(bounds)):
+        own = order[begin:end]
+        width = 1 << level
+        result[own] = np.maximum(windows[starts[own]], windows[stops[own] - width])
+        windows = np.maximum(windows[:-width], windows[width:])
+    return result
+
+
+def _second_child(parents: np.ndarray) -> np.ndarray:
+    """Return the child with the larger number, for every inner node; undefined for leaves."""
+    child = np.zeros(len(parents), dtype=np.int64)
+    child[parents[:-1]] = np.arange(len(parents) - 1)  # the last one written stays
+    return child
 
 
 def _surely_connected(shape: Sequence[int], offsets: np.ndarray) -> bool:

@@ -28,8 +28,7 @@ import higra as hg
 import numpy as np
 import torch
 
-from malis.affinity import affinities_from_labels, gather_edges, locate_edges, scatter_edges
-from malis.checks import (
+from malis._checks import (
     Array,
     Offsets,
     as_float32,
@@ -38,11 +37,17 @@ from malis.checks import (
     check_affinity_shape,
     check_labels,
     check_offsets,
+    choose_backend,
 )
-from malis.maximin import MaximinTree, maximin_tree
-from malis.parallel import parallel_pair_counts
-from malis.tensors import choose_backend
-from malis.tree import leaf_line, node_sums, range_maxima, sibling_products
+from malis.affinity import affinities_from_labels, gather_edges, locate_edges, scatter_edges
+from malis.maximin import (
+    MaximinTree,
+    leaf_line,
+    maximin_tree,
+    node_sums,
+    range_maxima,
+    sibling_products,
+)
 
 
 def pair_counts(
@@ -76,9 +81,10 @@ def pair_counts(
         1 = labelled, 0 = not: those voxels form one further object with unknown inner edges.
     backend : {"auto", "higra", "parallel"}
         How the trees are built: one edge after the other by Higra on the host, or as tensor
-        operations on the device of the affinities (see `malis.parallel`), with the same result.
-        "auto" is "parallel" on a CUDA device, and on a CPU for constrained counts without masks
-        of samples of at least 2^19 voxels, where it is the faster one there too; else "higra".
+        operations on the device of the affinities (see `malis.tensor_backend`), with the same
+        result. "auto" is "parallel" on a CUDA device, and on a CPU for constrained counts without
+        masks of samples of at least 2^19 voxels, where it is the faster one there too; else
+        "higra".
 
     Returns
     -------
@@ -118,6 +124,8 @@ def pair_counts(
     ndim = offsets.shape[1]
     general = not constrained or edge_mask is not None or labelled_mask is not None
     if choose_backend(backend, affinities, offsets, general=general) == "parallel":
+        from malis.tensor_backend import parallel_pair_counts
+
         return parallel_pair_counts(
             affinities, labels, offsets, constrained, edge_mask, labelled_mask
         )

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 import malis
-from malis.checks import Offsets
-from malis.dataset import SectionSplit
-from malis.fcn import PlainCNN
+from malis._checks import Offsets
+from malis.training.dataset import SectionSplit
 from unet import UNet
+from unet.plain import PlainCNN
 
 SEEDS = (0, 1, 2)
 # Without the rows that look into the margin of FIB-25's labels.
@@ -70,10 +70,11 @@ class Data:
     window : int
         Voxels, along each axis, that MALIS sees in one piece.
     boundary : int
-        Voxels of every object that become background in training, see `malis.boundary`: where
+        Voxels of every object that become background in training, see `malis.labels`: where
         labels touch.
     neighbours : int
-        Sections on each side that a 2D network sees as further channels, see `malis.neighbours`.
+        Sections on each side that a 2D network sees as further channels, see
+        `malis.inference.neighbours`.
     whole : bool
         Whether MALIS sees whole patches where it comes after cross-entropy; else windows.
     batch : int
@@ -351,7 +352,7 @@ class Ablation:
     method: str
 
 
-# Where labels touch, MALIS needs a margin between them (`malis.boundary`). Either cross-entropy
+# Where labels touch, MALIS needs a margin between them (`malis.labels`). Either cross-entropy
 # gets it, too, or it learns from the labels as they are and MALIS has a margin of its own.
 ABLATIONS = (
     Ablation("with a margin", "unet-cross-entropy", "unet-both"),

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyBboxPatch
 
-from malis import plotting
+from malis import pictures
 from malis.affinity import gather_edges
 from report.examples import (
     CHAIN,
@@ -29,12 +29,12 @@ def draw_weak_pixel() -> plt.Figure:
     """
     example = weak_pixel_example()
     titles = ["(a) two cells", "(b) prediction with one hole", "(c) its segments"]
-    figure, axes = plotting.panels(titles, size=2.1)
+    figure, axes = pictures.panels(titles, size=2.1)
     for ax in axes:
         ax.title.set_fontsize(8)
-    plotting.show_labels(axes[0], example.truth)
+    pictures.show_labels(axes[0], example.truth)
     axes[1].imshow(example.inside, cmap="gray", interpolation="nearest")
-    plotting.show_labels(axes[2], example.segments)
+    pictures.show_labels(axes[2], example.segments)
     for ax in axes:
         height, width = example.truth.shape
         ax.add_patch(plt.Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="0.3"))
@@ -60,18 +60,18 @@ def draw_grid(shown: Sequence[str] = PANELS) -> plt.Figure:
     example = grid_example()
     several = len(shown) > 1
     titles = [f"({'abcd'[i]}) {name}" if several else "" for i, name in enumerate(shown)]
-    figure, axes = plotting.panels(titles, columns=min(2, len(shown)), size=2.9)
+    figure, axes = pictures.panels(titles, columns=min(2, len(shown)), size=2.9)
     style = {"labels": example.labels, "names": GRID_NAMES}
     counts = dict(zip(PANELS[2:], (example.plain, example.constrained), strict=True))
     for ax, name in zip(axes, shown, strict=True):
         ax.title.set_fontsize(9)
         if name == PANELS[0]:
-            plotting.draw_grid_graph(
+            pictures.draw_grid_graph(
                 ax, example.affinities, OFFSETS, emphasised=[example.detour], **style
             )
         elif name == PANELS[1]:
             heights = gather_edges(example.affinities, np.array(OFFSETS))[example.tree.edges]
-            plotting.draw_merge_tree(ax, example.tree, heights, GRID_NAMES)
+            pictures.draw_merge_tree(ax, example.tree, heights, GRID_NAMES)
         else:
             positive, negative = counts[name]
             texts = {
@@ -80,7 +80,7 @@ def draw_grid(shown: Sequence[str] = PANELS) -> plt.Figure:
                 if positive[edge] or negative[edge]
             }
             both = [edge for edge in texts if positive[edge] and negative[edge]]
-            plotting.draw_grid_graph(
+            pictures.draw_grid_graph(
                 ax, example.affinities, OFFSETS, texts=texts, emphasised=both, **style
             )
     figure.tight_layout()
@@ -101,12 +101,12 @@ def draw_one_tree() -> plt.Figure:
     heights = 0.92 - 0.1 * np.arange(len(tree.edges))  # in the order of the merges
     heights[n_inner:] -= 0.12
     figure, ax = plt.subplots(figsize=(6.3, 2.9))
-    plotting.draw_merge_tree(ax, tree, heights, GRID_NAMES)
+    pictures.draw_merge_tree(ax, tree, heights, GRID_NAMES)
     for text, affinity in zip(ax.texts, affinities, strict=True):
         text.set_text(f"{affinity:.2g}")
     border = (heights[n_inner - 1] + heights[n_inner]) / 2 - 0.02
-    ax.axhline(border, color=plotting.PALETTE[4], linestyle="--", linewidth=1)
-    style = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": plotting.PALETTE[4]}
+    ax.axhline(border, color=pictures.PALETTE[4], linestyle="--", linewidth=1)
+    style = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": pictures.PALETTE[4]}
     ax.text(1.01, border + 0.03, "positive pass:\ninner edges", va="bottom", **style)
     ax.text(1.01, border - 0.03, "negative pass:\nboundary edges", va="top", **style)
     ax.set_ylim(heights[-1] - 0.09, 1.02)
@@ -141,7 +141,7 @@ def draw_rounds() -> plt.Figure:
         ax.add_patch(
             FancyBboxPatch(
                 *box, boxstyle="round,pad=0,rounding_size=0.15", facecolor="none",
-                edgecolor=plotting.PALETTE[level - 1], linestyle=plotting.DASHES[level - 1],
+                edgecolor=pictures.PALETTE[level - 1], linestyle=pictures.DASHES[level - 1],
             )
         )  # fmt: skip
         picks = vertex["picks"]
@@ -173,7 +173,7 @@ def draw_leaf_line() -> plt.Figure:
     labels = dict(zip(CHAIN_NAMES, CHAIN_LABELS, strict=True))
     figure, ax = plt.subplots(figsize=(6.3, 1.7))
     ax.set_axis_off()
-    colours = plotting.colour_labels(np.array([[labels[name] for name in line]]))[0]
+    colours = pictures.colour_labels(np.array([[labels[name] for name in line]]))[0]
     colours[[labels[name] == 0 for name in line]] = 0.85
     ax.scatter(range(6), [0] * 6, 420, c=colours, edgecolors="black", marker="s", zorder=3)
     for place, name in enumerate(line):
@@ -183,12 +183,12 @@ def draw_leaf_line() -> plt.Figure:
     for link in example["links"]:
         ends = sorted(line.index(name) for name in link["ends"])
         height = 0.38 * (ends[1] - ends[0])
-        number = (link["label"] - 1) % len(plotting.PALETTE)
+        number = (link["label"] - 1) % len(pictures.PALETTE)
         angle = np.linspace(0, np.pi, 60)
         ax.plot(
             np.mean(ends) - (ends[1] - ends[0]) / 2 * np.cos(angle),
             0.28 + height * np.sin(angle),
-            color=plotting.PALETTE[number], linestyle=plotting.DASHES[number],
+            color=pictures.PALETTE[number], linestyle=pictures.DASHES[number],
         )  # fmt: skip
         ax.text(
             np.mean(ends), 0.28 + height, f"{link['affinity']:.1f}", ha="center", va="center",

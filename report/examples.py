@@ -12,9 +12,9 @@ from scipy import ndimage
 
 import malis
 from malis.affinity import gather_edges
-from malis.boruvka import list_hierarchy
 from malis.maximin import MaximinTree, maximin_tree
-from malis.merges import kruskal_merges, leaf_line, pair_products
+from malis.tensor_backend.boruvka import list_hierarchy
+from malis.tensor_backend.merges import kruskal_merges, leaf_line, pair_products
 
 OFFSETS = malis.nearest_offsets(2)
 GRID_NAMES = "abcdefghi"

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 from data.locate import find_volume
-from malis.augmentation import Augmentation
-from malis.checkpoint import load_model, save_model
-from malis.dataset import LabelledVolume, PatchDataset, load_volume
 from malis.training import History, choose_device, train
+from malis.training.augmentation import Augmentation
+from malis.training.checkpoint import load_model, save_model
+from malis.training.dataset import LabelledVolume, PatchDataset, load_volume
 from report.configurations import (
     DATA,
     METHODS,

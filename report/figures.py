@@ -18,11 +18,12 @@ from scipy import ndimage
 import malis
 from cremi_eval.io import CremiFile
 from data.locate import find_volume
-from malis import plotting
-from malis.checkpoint import load_model
-from malis.dataset import load_volume, relabel_components
+from malis import pictures
 from malis.inference import predict
+from malis.labels import relabel_components
 from malis.segmentation import agglomerate, fragments, inside_threshold
+from malis.training import load_volume
+from malis.training.checkpoint import load_model
 from report.canvas import WIDTH, add_legend, grid
 from report.configurations import DATA, METHODS
 from report.gain_figures import draw_lengths, draw_readings
@@ -49,10 +50,10 @@ def draw_road() -> plt.Figure:
     inside = inside_threshold(affinities, model.offsets)
     pieces = fragments(affinities, model.offsets, threshold=inside)
     segments = agglomerate(affinities, model.offsets, pieces).cut(threshold)
-    figure, axes = plotting.panels(["tissue (synthetic)", "affinities", "segmentation"], size=4)
-    plotting.show_raw(axes[0], raw)
-    plotting.show_affinity(axes[1], affinities.mean(0))
-    plotting.show_labels(axes[2], segments, raw)
+    figure, axes = pictures.panels(["tissue (synthetic)", "affinities", "segmentation"], size=4)
+    pictures.show_raw(axes[0], raw)
+    pictures.show_affinity(axes[1], affinities.mean(0))
+    pictures.show_labels(axes[2], segments, raw)
     return figure
 
 
@@ -80,12 +81,12 @@ def draw_pull() -> plt.Figure:
         ),
         "(d) constrained MALIS, all pairs": malis.MalisLoss(offsets),
     }
-    figure, axes = plotting.panels(["(a) tissue and truth", *losses], columns=4, size=3)
-    plotting.show_borders(axes[0], raw, ids, plotting.TRUTH, thickness=1)
+    figure, axes = pictures.panels(["(a) tissue and truth", *losses], columns=4, size=3)
+    pictures.show_borders(axes[0], raw, ids, pictures.TRUTH, thickness=1)
     for ax, loss in zip(axes[1:], losses.values(), strict=True):
         prediction = torch.from_numpy(guess)[None].requires_grad_()
         loss(prediction, torch.from_numpy(ids.astype(np.int64))[None]).backward()
-        plotting.show_pull(ax, raw, prediction.grad[0].numpy(), size=300)
+        pictures.show_pull(ax, raw, prediction.grad[0].numpy(), size=300)
     return figure
 
 
@@ -111,7 +112,7 @@ def draw_cost(results: Path = RESULTS) -> plt.Figure:
     rows = sorted(measured["sizes"], key=lambda row: row["edges"])
     edges = np.array([row["edges"] for row in rows])
     for number, (name, column) in enumerate(curves.items()):
-        style = {"color": plotting.PALETTE[number], "linestyle": plotting.DASHES[number]}
+        style = {"color": pictures.PALETTE[number], "linestyle": pictures.DASHES[number]}
         left.loglog(edges, [row[column] for row in rows], marker="o", ms=3, label=name, **style)
     linear = rows[-1]["pair_counts_s"] * edges / edges[-1]
     left.loglog(edges, linear, color="0.6", linewidth=1, label="linear")
@@ -124,7 +125,7 @@ def draw_cost(results: Path = RESULTS) -> plt.Figure:
         "unconstrained": "unconstrained_s",
     }
     for number, (name, column) in enumerate(curves.items()):
-        style = {"color": plotting.PALETTE[number], "linestyle": plotting.DASHES[number]}
+        style = {"color": pictures.PALETTE[number], "linestyle": pictures.DASHES[number]}
         points = [(row["labels"], row[column]) for row in rows if column in row]
         right.loglog(*zip(*points, strict=True), marker="o", ms=3, label=name, **style)
     shape = " x ".join(map(str, rows[0]["shape"]))
@@ -165,7 +166,7 @@ def draw_phases(results: Path = RESULTS) -> plt.Figure:
         start, total, below = 0.0, sum(parts.values()), 0
         for number, (name, seconds) in enumerate(parts.items()):
             share = seconds / total
-            colour = plotting.PALETTE[number]
+            colour = pictures.PALETTE[number]
             ax.barh(0, share, left=start, color=colour, edgecolor="white", height=0.7)
             text = f"{name} {share:.0%}"
             if share > 0.14:
@@ -212,7 +213,7 @@ def draw_scores(results: Path = RESULTS) -> plt.Figure | None:
             ]
             for method in methods
         }
-        plotting.plot_scores(ax, values, "CREMI score")
+        pictures.plot_scores(ax, values, "CREMI score")
         ax.set_title(title_of(data), fontsize=8)  # whatever the fonts of a notebook are
         ax.tick_params(axis="y", labelsize=7)
     figure.tight_layout()
@@ -251,10 +252,10 @@ def draw_split_merge(results: Path = RESULTS) -> plt.Figure | None:
             curves[METHODS[method].title] = curve["voi_split"], curve["voi_merge"]
             if scores:
                 chosen = scores["mean"]["voi_split"], scores["mean"]["voi_merge"]
-                colour = plotting.PALETTE[number % len(plotting.PALETTE)]
+                colour = pictures.PALETTE[number % len(pictures.PALETTE)]
                 ax.plot(*chosen, "o", color=colour, markeredgecolor="black", ms=5, zorder=3)
                 reach = max(reach, 2.2 * max(chosen))
-        plotting.plot_split_merge(ax, curves)
+        pictures.plot_split_merge(ax, curves)
         ax.get_legend().remove()
         ax.set(xlim=(0, reach), ylim=(0, reach))
         ax.set_title(title_of(data))
@@ -305,7 +306,7 @@ def draw_learning(results: Path = RESULTS) -> plt.Figure | None:
                 METHODS[m].title: curve(first[data, m]) if (data, m) in first else ([], [])
                 for m in methods
             }
-            plotting.plot_histories(ax, curves, label if ax is row[0] else "")
+            pictures.plot_histories(ax, curves, label if ax is row[0] else "")
             ax.get_legend().remove()
             ax.set(xlim=(0, None), ylim=(0, None))
             best = min((min(values) for _, values in curves.values() if values), default=0)
@@ -346,7 +347,7 @@ def draw_waterz(results: Path = RESULTS) -> plt.Figure:
             np.arange(len(rows)) + 0.2 * (number - 1),
             [row["cremi_score"] for row in rows],
             [row["cremi_score_standard_error"] for row in rows],
-            fmt="os^"[number], ms=4, capsize=3, color=plotting.PALETTE[number], label=name,
+            fmt="os^"[number], ms=4, capsize=3, color=pictures.PALETTE[number], label=name,
         )  # fmt: skip
     ax.axhline(1, color="0.5", linewidth=1)
     ax.set_xticks(range(len(ratios)), [QUALITY_TITLES.get(data, data) for data in ratios])

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from malis import plotting
+from malis import pictures
 from report.canvas import WIDTH, add_legend, grid
 from report.configurations import DATA, ablations_of
 from report.folds import fold_tables, held_out_scores, length_tables, load_folds
@@ -53,7 +53,7 @@ def draw_folds(results: Path = RESULTS) -> plt.Figure | None:
                     list(held_out_scores(run[fold], row["key"]).values())
                     for run in (baseline, method)
                 )
-                colour = plotting.PALETTE[fold % len(plotting.PALETTE)]
+                colour = pictures.PALETTE[fold % len(pictures.PALETTE)]
                 ax.plot(theirs, ours, "o", color=colour, ms=3, **hollow)
                 reach = max(reach, *theirs, *ours)
         ax.plot([0, 1.05 * reach], [0, 1.05 * reach], color="0.6", linewidth=1, zorder=0)
@@ -103,7 +103,7 @@ def draw_readings(results: Path = RESULTS) -> plt.Figure | None:
             kinds = [cell["key"].removeprefix(VIEWS) for cell in cells]
             places = np.array([list(READINGS).index(kind) for kind in kinds], float)
             places += 0.16 * (number - (len(volumes) - 1) / 2)
-            colour, marker = plotting.PALETTE[number], "os^Dv"[number % 5]
+            colour, marker = pictures.PALETTE[number], "os^Dv"[number % 5]
             ax.errorbar(
                 places if first else places + 0.06,
                 [cell["mean"] for cell in cells], [cell["error"] for cell in cells],
@@ -153,7 +153,7 @@ def draw_lengths(results: Path = RESULTS) -> plt.Figure | None:
                 steps * 1.03 ** (number - 1.5),  # beside each other, for their bars
                 [-row["difference"] for row in rows], [row["error"] for row in rows],
                 fmt="s-" if "threshold" in rows[0]["key"] else "o-", ms=4, capsize=2, linewidth=1,
-                color=plotting.PALETTE[number], mfc="white" if views else None,
+                color=pictures.PALETTE[number], mfc="white" if views else None,
                 label=rows[0]["name"],
             )  # fmt: skip
         ax.axhline(0, color="0.5", linewidth=1, zorder=0)

@@ -27,10 +27,11 @@ from PIL import Image
 from cremi_eval import Volume
 from cremi_eval.evaluation import NeuronIds
 from data.locate import find_volume
-from malis import plotting
-from malis.checkpoint import Model, load_model
-from malis.dataset import LabelledVolume, load_volume, relabel_components
+from malis import pictures
+from malis.labels import relabel_components
 from malis.segmentation import agglomerate
+from malis.training import LabelledVolume, load_volume
+from malis.training.checkpoint import Model, load_model
 from report.configurations import DATA, METHODS, SEEDS, file_name, runs
 from report.experiments import WORK
 from report.gathered import collect
@@ -136,7 +137,7 @@ def save_panel(path: Path, show: Callable[..., None], picture: np.ndarray, *othe
     ----------
     path : Path
     show : callable
-        Of `malis.plotting`; takes axes, the picture and the other arguments.
+        Of `malis.pictures`; takes axes, the picture and the other arguments.
     picture : (y, x) array
     *others
     """
@@ -176,14 +177,14 @@ def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> P
     window = window_of(raw.shape)
     folder = GALLERY / f"{data}_{section}"
     folder.mkdir(parents=True, exist_ok=True)
-    save_panel(folder / "raw.png", plotting.show_raw, raw[window])
-    borders = plotting.show_borders
-    save_panel(folder / "truth.png", borders, raw[window], truth[window], plotting.TRUTH)
+    save_panel(folder / "raw.png", pictures.show_raw, raw[window])
+    borders = pictures.show_borders
+    save_panel(folder / "truth.png", borders, raw[window], truth[window], pictures.TRUTH)
     panels = read_card(data, section).get("networks", {})
     for method, found in fresh.items():
         segments, affinities = found["segments"][window], found["affinities"][window]
-        save_panel(folder / f"{method}.png", borders, raw[window], segments, plotting.FOUND)
-        save_panel(folder / f"{method}_affinities.png", plotting.show_affinity, affinities)
+        save_panel(folder / f"{method}.png", borders, raw[window], segments, pictures.FOUND)
+        save_panel(folder / f"{method}_affinities.png", pictures.show_affinity, affinities)
         panels[method] = {
             "title": METHODS[method].title,
             "affinities": f"{method}_affinities",

@@ -16,8 +16,8 @@ import torch
 
 import malis
 from data.locate import find_volume
-from malis.checkpoint import load_model
-from malis.dataset import PatchDataset, load_volume
+from malis.training.checkpoint import load_model
+from malis.training.dataset import PatchDataset, load_volume
 from report.configurations import DATA
 from report.record import write_results
 

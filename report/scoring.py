@@ -9,10 +9,11 @@ from torch import nn
 
 from cremi_eval import Volume
 from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
-from malis.checks import Offsets
-from malis.dataset import LabelledVolume, relabel_components
+from malis._checks import Offsets
 from malis.inference import predict
-from malis.neighbours import neighbours_of, stack_neighbours
+from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.views import predict_views
+from malis.labels import relabel_components
 from malis.segmentation import (
     agglomerate,
     best_threshold,
@@ -21,7 +22,7 @@ from malis.segmentation import (
     threshold_watershed,
 )
 from malis.segmentation.threshold import ThresholdCurve
-from malis.views import predict_views
+from malis.training.dataset import LabelledVolume
 from report.runs import VIEWS
 
 # Finer towards 1: a network that is sure of itself is best cut where hardly anything is left above.
@@ -68,7 +69,8 @@ def make_samples(
     offsets : (C, ndim) integers
     part : LabelledVolume
     averaged : bool
-        Whether the mean over all views of the volume is taken, see `malis.views`; else one view.
+        Whether the mean over all views of the volume is taken, see `malis.inference.views`; else
+        one view.
 
     Returns
     -------

@@ -28,10 +28,8 @@ from cremi_eval import Volume
 from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
 from data.locate import find_volume
 from malis import nearest_offsets
-from malis.checkpoint import Model, load_model
-from malis.components import relabel_components
-from malis.dataset import load_volume
 from malis.inference import predict
+from malis.labels import relabel_components
 from malis.segmentation import (
     agglomerate,
     best_threshold,
@@ -41,6 +39,8 @@ from malis.segmentation import (
     threshold_watershed,
 )
 from malis.segmentation.threshold import middle_of_lowest
+from malis.training.checkpoint import Model, load_model
+from malis.training.dataset import load_volume
 from report.derived_affinities import derive_affinities
 from report.record import RESULTS, write_results
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 
-from malis.checkpoint import load_model
+from malis.training.checkpoint import load_model
 from report.configurations import DATA, METHODS, file_name
 from report.experiments import WORK
 from report.record import ROOT

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from malis._checks import check_offsets
 from malis.affinity import nearest_offsets
-from malis.checkpoint import NETWORKS
-from malis.checks import check_offsets
+from malis.composite import SumLoss, WindowLoss
 from malis.edge_loss import AffinityCrossEntropy
-from malis.loss import MalisLoss, MaximinLoss, SumLoss
-from malis.windows import WindowLoss
+from malis.loss import MalisLoss, MaximinLoss
+from malis.training.checkpoint import NETWORKS
 
 LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.

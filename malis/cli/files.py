@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from malis.volumes import VolumeSource, open_volume
+from malis.scale.volumes import VolumeSource, open_volume
 
 HDF5 = (".hdf", ".hdf5", ".h5")
 DATASETS = {
@@ -134,7 +134,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
         "--checkpoint",
         required=required,
         metavar="MODEL",
-        help="trained network, written by `malis train` or malis.checkpoint.save_model",
+        help="trained network, written by `malis train` or malis.training.checkpoint.save_model",
     )
     parser.add_argument(
         "--tile",
@@ -186,7 +186,7 @@ def tile_of(options: argparse.Namespace) -> int | list[int] | None:
 
 
 def block_settings(options: argparse.Namespace) -> dict[str, object]:
-    """Return what `malis.blockwise` takes of the options of `add_block_arguments`.
+    """Return what `malis.scale` takes of the options of `add_block_arguments`.
 
     Raises
     ------

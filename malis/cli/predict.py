@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from cremi_eval.io import CremiFile
-from malis.checkpoint import Model, load_model
 from malis.cli import files
-from malis.inference import predict
-from malis.neighbours import neighbours_of, stack_neighbours
-from malis.training import choose_device
-from malis.views import predict_views
-from malis.volumes import VolumeSource
+from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.tiles import predict
+from malis.inference.views import predict_views
+from malis.scale.volumes import VolumeSource
+from malis.training.checkpoint import Model, load_model
+from malis.training.loop import choose_device
 
 HELP = """\
 predict the affinities of a raw volume
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     """Predict, in one piece or block by block."""
     source = files.open_part(options.input, "raw")
     if files.is_blockwise(options):
-        from malis.blockwise import predict_volume  # needs packages that not everybody has
+        from malis.scale import predict_volume  # needs packages that not everybody has
 
         settings = files.block_settings(options)
         predict_volume(source, options.output, options.checkpoint, **settings)

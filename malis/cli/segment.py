@@ -8,10 +8,10 @@ import numpy as np
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
-from malis.checkpoint import load_model, validated_threshold
 from malis.cli import files
 from malis.cli.predict import offsets_in_volume, predict_source
 from malis.segmentation import segment
+from malis.training.checkpoint import load_model, validated_threshold
 
 HELP = """\
 turn a raw volume, or affinities, into labels
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
 def _segment_blocks(
     source: files.VolumeSource, threshold: float, options: argparse.Namespace
 ) -> None:
-    from malis.blockwise import (  # not everybody has what it needs
+    from malis.scale import (  # not everybody has what it needs
         segment_affinities,
         segment_volume,
     )

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from malis import distributed
-from malis.augmentation import Augmentation
-from malis.checkpoint import architecture, load_model, save_model
 from malis.cli import files
 from malis.cli.configuration import Configuration, parse_override, read_configuration
 from malis.cli.example import EXAMPLE
-from malis.dataset import (
+from malis.training import distributed
+from malis.training.augmentation import Augmentation
+from malis.training.checkpoint import architecture, load_model, save_model
+from malis.training.dataset import (
     LabelledVolume,
     PatchDataset,
     SectionSplit,
     load_volume,
     split_sections,
 )
-from malis.training import train
-from malis.validation import validation_scores
+from malis.training.loop import train
+from malis.training.validation import validation_scores
 
 HELP = """\
 train a network on volumes with ground truth

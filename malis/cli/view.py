@@ -6,7 +6,7 @@ import threading
 import webbrowser
 
 from malis.cli import files
-from malis.view import LOOPBACK, open_viewer
+from malis.scale.viewer import LOOPBACK, open_viewer
 
 HELP = """\
 look at raw data, labels and affinities in Neuroglancer

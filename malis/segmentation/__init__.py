@@ -22,7 +22,7 @@ from malis.segmentation.agglomeration import agglomerate, merge_regions
 from malis.segmentation.components import connected_components
 from malis.segmentation.grid import average_affinities
 from malis.segmentation.hierarchy import Hierarchy
-from malis.segmentation.labels import remove_small
+from malis.segmentation.numbering import remove_small
 from malis.segmentation.oversegmentation import (
     FragmentSteps,
     fragment_steps,

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from malis.checks import Array, Offsets, as_numpy
+from malis._checks import Array, Offsets, as_numpy
 from malis.segmentation.grid import read_affinities
 from malis.segmentation.hierarchy import Hierarchy
-from malis.segmentation.labels import compact
+from malis.segmentation.numbering import compact
 from malis.segmentation.quantile import merge_by_quantile
 from malis.segmentation.regions import RegionGraph, RegionSums, graph_of_regions
 

@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import sparse
 
-from malis.checks import Array, Offsets
+from malis._checks import Array, Offsets
 from malis.segmentation.grid import Edges, all_edges, read_affinities
-from malis.segmentation.labels import in_kind
+from malis.segmentation.numbering import in_kind
 
 
 def connected_components(affinities: Array, offsets: Offsets, threshold: float) -> Array:

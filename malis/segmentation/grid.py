@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from malis.affinity import edge_slices
-from malis.checks import (
+from malis._checks import (
     Array,
     Offsets,
     check_affinity_shape,
     check_offsets,
     check_unit_interval,
 )
+from malis.affinity import edge_slices
 
 
 class Edges(NamedTuple):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from malis.checks import Array
-from malis.segmentation.labels import in_kind
+from malis._checks import Array
+from malis.segmentation.numbering import in_kind
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, sparse
 
-from malis.checks import Array, Offsets
+from malis._checks import Array, Offsets
 from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_affinities
-from malis.segmentation.labels import in_kind
+from malis.segmentation.numbering import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
 logger = logging.getLogger(__name__)

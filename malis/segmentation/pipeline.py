@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from malis.checks import Array, Offsets, check_offsets
+from malis._checks import Array, Offsets, check_offsets
 from malis.segmentation.agglomeration import agglomerate
 from malis.segmentation.components import connected_components
-from malis.segmentation.labels import remove_small
+from malis.segmentation.numbering import remove_small
 from malis.segmentation.oversegmentation import fragments, inside_threshold
 from malis.segmentation.sections import link_sections
 from malis.segmentation.threshold_watershed import threshold_watershed

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from malis.checks import Array, Offsets
+from malis._checks import Array, Offsets
 from malis.segmentation.grid import direct_edges, read_affinities
-from malis.segmentation.labels import compact
+from malis.segmentation.numbering import compact
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from malis.checks import Array, as_numpy
-from malis.segmentation.labels import compact, in_kind
+from malis._checks import Array, as_numpy
+from malis.segmentation.numbering import compact, in_kind
 
 
 def link_sections(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from malis.checks import Array, as_numpy, check_integer
+from malis._checks import Array, as_numpy, check_integer
 from malis.segmentation.hierarchy import Hierarchy
 
 SCORES = ("cremi", "voi", "rand")

@@ -7,9 +7,9 @@ that agglomeration is measured against.
 import higra as hg
 import numpy as np
 
-from malis.checks import Array, Offsets
+from malis._checks import Array, Offsets
 from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_affinities
-from malis.segmentation.labels import in_kind
+from malis.segmentation.numbering import in_kind
 
 
 def threshold_watershed(

@@ -5,11 +5,11 @@ import torch
 import zarr
 
 from malis import nearest_offsets
-from malis.checkpoint import save_model
-from malis.fcn import PlainCNN
-from malis.volumes import create_ome_zarr, open_volume
+from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.training.checkpoint import save_model
 from report.derived_affinities import derive_affinities
 from unet import UNet
+from unet.plain import PlainCNN
 
 QUIET = {"workers": 0, "progress": False}
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from malis import AffinityCrossEntropy, MalisLoss, SumLoss, nearest_offsets
-from malis.dataset import LabelledVolume, PatchDataset
-from malis.distributed import process_group, rank
 from malis.training import train
+from malis.training.dataset import LabelledVolume, PatchDataset
+from malis.training.distributed import process_group, rank
 from unet import UNet
 
 OFFSETS = nearest_offsets(2)

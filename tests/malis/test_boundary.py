@@ -7,9 +7,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import grey_dilation, grey_erosion
 
 import malis
-from malis.boundary import grow_boundary
-from malis.components import relabel_components
-from malis.dataset import LabelledVolume, PatchDataset
+from malis.labels import grow_boundary, relabel_components
+from malis.training.dataset import LabelledVolume, PatchDataset
 
 
 def test_a_square_by_hand():

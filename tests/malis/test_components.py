@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from malis.components import relabel_batch, relabel_components
+from malis.labels import relabel_batch, relabel_components
 
 
 def test_parts_of_objects_by_hand():

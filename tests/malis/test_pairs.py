@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from malis import malis_weights, nearest_offsets, pair_counts, rand_error
+from malis._checks import choose_backend
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.pairs import count_label_pairs
 from malis.segmentation import connected_components
-from malis.tensors import choose_backend
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
 SHARED = Path(__file__).parents[2] / "../shared/fixtures/malis"

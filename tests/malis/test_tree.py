@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malis.tree import leaf_line, node_sums, range_maxima, sibling_products
+from malis.maximin import leaf_line, node_sums, range_maxima, sibling_products
 
 #       8
 #      / \

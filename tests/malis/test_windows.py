@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import malis
-from malis.components import relabel_components
-from malis.windows import cut_windows
+from malis.composite import cut_windows
+from malis.labels import relabel_components
 
 OFFSETS = malis.nearest_offsets(2)
 

@@ -8,10 +8,10 @@ from scipy import ndimage
 
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
-from malis import checkpoint
-from malis.augmentation import Augmentation
-from malis.checkpoint import load_model
-from malis.dataset import SectionSplit
+from malis.training import checkpoint
+from malis.training.augmentation import Augmentation
+from malis.training.checkpoint import load_model
+from malis.training.dataset import SectionSplit
 from report import comparisons, configurations, experiments, gallery, margin, record, ship
 from report.runs import load_runs
 from report.scoring import LINKAGES

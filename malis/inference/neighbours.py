@@ -1,0 +1,119 @@
+"""Neighbouring sections as channels: what a 2D network sees of the third axis.
+
+Where a membrane runs obliquely through a section it is a grey smear, and one section does not tell
+on which side of it a pixel lies. The sections above and below do: there the same membrane lies a
+little to the left, and a little to the right. A 2D network that gets them as further channels
+still predicts one section, at the price of a 2D network; all it needs is a wider first layer.
+
+This helps where sections are thin beside what they show, as in isotropic volumes. In serial
+sections that are ten times thicker than a pixel is wide, neighbours show other profiles.
+"""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from malis.inference.tiles import mirror
+from unet.network import FullyConvolutional
+
+
+def neighbours_of(net: FullyConvolutional) -> int:
+    """Tell how many sections on each side a network sees besides the one that it predicts.
+
+    Parameters
+    ----------
+    net : FullyConvolutional
+
+    Returns
+    -------
+    int
+        0 for a network with one input channel, k for a 2D network with 2k + 1 of them.
+
+    Raises
+    ------
+    ValueError
+        If the number of channels is even, or a 3D network has several.
+    """
+    if net.in_channels == 1:
+        return 0
+    if net.ndim != 2 or net.in_channels % 2 == 0:
+        raise ValueError(
+            "a network for grey values has one input channel or, in 2D, an odd number of "
+            f"neighbouring sections; this {net.ndim}D network has {net.in_channels} channels"
+        )
+    return net.in_channels // 2
+
+
+def stack_neighbours(volume: Any, neighbours: int) -> Any:
+    """Show every section of a volume together with its neighbours.
+
+    Parameters
+    ----------
+    volume : (z, y, x) array, dataset or tensor
+        Read only where the result is read.
+    neighbours : int
+        Sections on each side. Beyond the first and the last section, the volume is continued by
+        its mirror image.
+
+    Returns
+    -------
+    SectionStack of shape (2 neighbours + 1, z, y, x), or ``volume`` for 0 neighbours
+        For `malis.inference.predict` and `malis.inference.views.predict_views`; ``[...]`` makes an
+        array.
+
+    Raises
+    ------
+    ValueError
+        If the volume has not three axes or the number is negative.
+
+    Examples
+    --------
+    >>> volume = np.arange(4).reshape(4, 1, 1)
+    >>> stack_neighbours(volume, 1)[...].reshape(3, 4)  # the section above, itself, that below
+    array([[1, 0, 1, 2],
+           [0, 1, 2, 3],
+           [1, 2, 3, 2]])
+    """
+    if neighbours < 0:
+        raise ValueError(f"neighbours must not be negative, got {neighbours}")
+    if neighbours == 0:
+        return volume
+    if len(volume.shape) != 3:
+        raise ValueError(f"sections with neighbours need (z, y, x), got shape {volume.shape}")
+    return SectionStack(
+        volume.numpy(force=True) if isinstance(volume, Tensor) else volume, neighbours
+    )
+
+
+class SectionStack:
+    """A volume whose channels are neighbouring sections, read from it piece by piece.
+
+    Parameters
+    ----------
+    volume : (z, y, x) array or dataset
+    neighbours : int
+        Sections on each side, at least one.
+
+    Attributes
+    ----------
+    shape : (4,) tuple of int
+        (2 neighbours + 1, z, y, x).
+    dtype : numpy dtype
+    """
+
+    def __init__(self, volume: Any, neighbours: int) -> None:
+        self.volume = volume
+        self.neighbours = neighbours
+        self.shape = (2 * neighbours + 1, *volume.shape)
+        self.dtype = volume.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read ``[...]``, or ``[channel, section, y, x]`` with numbers or slices."""
+        index = (slice(None),) * 4 if index is Ellipsis else index
+        channel, section, *box = index
+        shifts = np.arange(-self.neighbours, self.neighbours + 1)[channel]
+        sections = np.arange(self.shape[1])[section]
+        needed = mirror(np.add.outer(shifts, sections), self.shape[1])
+        first, stop = needed.min(), needed.max() + 1
+        return self.volume[(slice(first, stop), *box)][needed - first]

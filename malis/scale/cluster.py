@@ -1,0 +1,197 @@
+"""Blocks on the workers of a `dask.distributed` cluster.
+
+Dask moves tasks, not voxels: a worker reads its block from the source and writes the result itself.
+What it sends back is a note of a few numbers. A task whose worker has died is given to another one;
+doing a block twice does no harm.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from malis.scale.blocks import Block
+from malis.scale.output import Output, write_file
+from malis.scale.volumes import scale_package
+
+logger = logging.getLogger(__name__)
+
+# A worker that reaches its memory limit is ended and its block tried again, at most this often.
+# Dask's other measures (spilling results to disk, pausing) suit workers that keep results.
+MEMORY = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.allowed-failures": 2,
+}
+
+
+class BlockError(OSError):
+    """A block could not be computed; those that are done are kept."""
+
+
+@contextmanager
+def connect(workers: int, scheduler: str | None, memory_limit: int | None) -> Iterator[Any]:
+    """Start a local cluster, or connect to one that runs.
+
+    Parameters
+    ----------
+    workers : int
+        Processes of the local cluster, one thread each; 0: none, compute in this process.
+    scheduler : str, optional
+        Address of a scheduler, "tcp://host:8786"; then nothing is started.
+    memory_limit : int, optional
+        Limit of each local worker in bytes.
+
+    Yields
+    ------
+    distributed.Client or None
+
+    Raises
+    ------
+    ConnectionError
+        If no scheduler answers at the address.
+    """
+    if scheduler is None and workers == 0:
+        yield None
+        return
+    dask, distributed = scale_package("dask"), scale_package("distributed")
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout=5)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise ConnectionError(f"no Dask scheduler answers at {scheduler}") from error
+        with client:
+            yield client
+        return
+    with (
+        dask.config.set(MEMORY),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory_limit,
+            env={"ZARR_THREADING__MAX_WORKERS": "1"},  # a worker is one core
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def run_step(
+    output: Output,
+    step: str,
+    work: Callable[[Block], None],
+    client: Any = None,
+    *,
+    progress: bool = True,
+) -> int:
+    """Do a step for all blocks for which it is not done.
+
+    Parameters
+    ----------
+    output : Output
+    step : str
+        Name of the step, for notes and messages.
+    work : callable
+        Computes and writes one block; picklable.
+    client : distributed.Client, optional
+        By default blocks are computed here, one after the other.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    int
+        How many blocks were computed.
+
+    Raises
+    ------
+    BlockError
+        If a block fails; those that are done are kept.
+    """
+    blocks = output.blocks
+    pending = [block for block in blocks if not output.note(step, block).exists()]
+    with tqdm(
+        total=len(blocks),
+        initial=len(blocks) - len(pending),
+        desc=step,
+        unit="block",
+        disable=not progress,
+    ) as bar:
+        try:
+            if client is None:
+                for block in pending:
+                    do_block(output, step, work, block)
+                    bar.update()
+            else:
+                _run_on_cluster(output, step, work, client, pending, bar)
+        except BlockError as error:
+            done = sum(output.note(step, block).exists() for block in blocks)
+            raise BlockError(
+                f"{error} ({step}: {done} of {len(blocks)} blocks are done and kept; the same call "
+                "goes on from there)"
+            ) from error
+    return len(pending)
+
+
+def do_block(output: Output, step: str, work: Callable[[Block], None], block: Block) -> None:
+    """Compute a block and note that it is done; runs on a worker."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    try:
+        work(block)
+        note = {
+            "seconds": time.perf_counter() - begin,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_memory": _peak_memory(),
+        }
+        write_file(output.note(step, block), json.dumps(note).encode())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BlockError(f"{step} of {block}: {_one_line(error)}") from error
+
+
+def _run_on_cluster(
+    output: Output,
+    step: str,
+    work: Callable[[Block], None],
+    client: Any,
+    pending: list[Block],
+    bar: tqdm,
+) -> None:
+    distributed = scale_package("distributed")
+    keys = [f"{step}-{block.name}-{time.time_ns()}" for block in pending]
+    futures = [
+        client.submit(do_block, output, step, work, block, key=key, pure=False)
+        for block, key in zip(pending, keys, strict=True)
+    ]
+    try:
+        for future in distributed.as_completed(futures):
+            future.result()
+            bar.update()
+    except distributed.scheduler.KilledWorker as error:
+        raise BlockError(
+            f"{step}: workers died again and again on one block, most likely for lack of memory; "
+            "choose a smaller block or tile, or more memory per worker"
+        ) from error
+    finally:
+        client.cancel(futures)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _peak_memory() -> int | None:
+    """Return the largest memory that this process has had, in bytes (on Linux)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("VmHWM")), None)

@@ -1,0 +1,196 @@
+"""Look at volumes in Neuroglancer, each in its place in nanometres.
+
+The Python package ``neuroglancer`` carries the page and serves the voxels, so nothing leaves the
+machine: whoever opens the link needs a browser with WebGL 2 that reaches the address, by default
+one on this machine. Put volumes of any size into it: pieces are read when they come into sight.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from malis.scale.volumes import VolumeSource, scale_package
+
+LOOPBACK = "127.0.0.1"
+IN_MEMORY = 1 << 29  # bytes; smaller volumes are read at once, and their segments get meshes
+GREY = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }"
+
+
+def open_viewer(
+    raw: VolumeSource,
+    segmentation: VolumeSource | None = None,
+    truth: VolumeSource | None = None,
+    affinities: VolumeSource | None = None,
+    *,
+    bind: str = LOOPBACK,
+    port: int = 0,
+) -> Any:
+    """Serve volumes to Neuroglancer.
+
+    Parameters
+    ----------
+    raw : VolumeSource
+        Grey values, (z, y, x), from `malis.scale.volumes.open_volume`.
+    segmentation, truth : VolumeSource, optional
+        Labels, (z, y, x); 0 is shown as nothing.
+    affinities : VolumeSource, optional
+        (C, z, y, x) in [0, 1]; the first three channels are shown as red, green and blue.
+    bind : str
+        Address to listen at. Any other than the default lets other machines in that know the link.
+    port : int
+        Port to listen at; by default a free one.
+
+    Returns
+    -------
+    neuroglancer.Viewer
+        ``str(viewer)`` is the link; it is served until the process ends.
+
+    Raises
+    ------
+    ValueError
+        If a volume is not on raw's grid or has another number of axes, or labels are not integers.
+    OSError
+        If the address cannot be listened at.
+    ModuleNotFoundError
+        If neuroglancer is not installed.
+    """
+    volumes = {"raw": raw, "affinities": affinities, "truth": truth, "segmentation": segmentation}
+    volumes = {name: volume for name, volume in volumes.items() if volume is not None}
+    for name, volume in volumes.items():
+        _check_kind(name, volume)
+        check_inside(raw, volume)
+    neuroglancer = scale_package("neuroglancer")
+    neuroglancer.set_server_bind_address(bind, port)
+    try:
+        viewer = neuroglancer.Viewer()
+    except OSError as error:
+        raise OSError(f"cannot listen at {bind}, port {port}: {error.strerror}") from error
+    with viewer.txn() as state:
+        state.dimensions = _space(neuroglancer, "xyz", raw.resolution[::-1])
+        state.position = _middle(volumes.get("segmentation", raw), raw)[::-1]
+        for name, volume in volumes.items():
+            state.layers[name] = _layer(neuroglancer, name, volume)
+        state.layout = _layout(neuroglancer, list(volumes))
+    return viewer
+
+
+def check_inside(raw: VolumeSource, other: VolumeSource) -> None:
+    """Raise a ValueError unless a volume has raw's voxels and lies inside of raw.
+
+    It may be smaller than raw, as the labels of padded CREMI samples are, if its offset says where
+    it begins.
+
+    Parameters
+    ----------
+    raw, other : VolumeSource
+
+    Raises
+    ------
+    ValueError
+        If resolutions disagree, shapes disagree at one offset, or `other` reaches beyond `raw`.
+    """
+    shape = other.shape[-3:]
+    if not np.allclose(raw.resolution, other.resolution, rtol=1e-6):
+        raise ValueError(
+            f"{raw.name} has voxels of {raw.resolution} nm, but {other.name} of "
+            f"{other.resolution} nm"
+        )
+    if np.allclose(raw.offset, other.offset):
+        if raw.shape != shape:
+            raise ValueError(f"{raw.name} has shape {raw.shape}, but {other.name} has {shape}")
+        return
+    start = np.subtract(other.offset, raw.offset) / raw.resolution
+    if (start < -0.5).any() or (start + shape > np.add(raw.shape, 0.5)).any():
+        raise ValueError(
+            f"{other.name} ({shape} voxels at {other.offset} nm) does not lie inside of {raw.name} "
+            f"({raw.shape} voxels at {raw.offset} nm)"
+        )
+
+
+def _check_kind(name: str, volume: VolumeSource) -> None:
+    axes = 4 if name == "affinities" else 3
+    if len(volume.shape) != axes:
+        raise ValueError(f"{name} must have {axes} axes, got {volume.name} {volume.shape}")
+    if name in ("segmentation", "truth") and volume.dtype.kind not in "ui":
+        raise ValueError(f"{name} must hold integers, got {volume.name} of {volume.dtype}")
+
+
+def _layer(neuroglancer: Any, name: str, volume: VolumeSource) -> Any:
+    """Return a layer whose voxels lie where they lie in the tissue."""
+    labels = name in ("segmentation", "truth")
+    channels = volume.shape[:-3]
+    small = math.prod(volume.shape) * volume.dtype.itemsize <= IN_MEMORY
+    place = [x / side for x, side in zip(volume.offset, volume.resolution, strict=True)]
+    space = _space(neuroglancer, "zyx", volume.resolution, channels)
+    matrix = np.eye(space.rank, space.rank + 1)
+    matrix[-3:, -1] = place
+    source = neuroglancer.LayerDataSource(
+        neuroglancer.LocalVolume(
+            _exact(volume[:]) if small else _Lazy(volume),
+            dimensions=space,
+            volume_type="segmentation" if labels else "image",
+        ),
+        transform=neuroglancer.CoordinateSpaceTransform(output_dimensions=space, matrix=matrix),
+    )
+    if labels:
+        return neuroglancer.SegmentationLayer(source=source, selected_alpha=0.35)
+    if not channels:
+        return neuroglancer.ImageLayer(source=source, shader=GREY)
+    colours = [f"getDataValue({min(c, channels[0] - 1)})" for c in range(3)]
+    return neuroglancer.ImageLayer(
+        source=source,
+        shader=f"void main() {{ emitRGB(vec3({', '.join(colours)})); }}",
+        opacity=1.0,
+    )
+
+
+def _layout(neuroglancer: Any, names: list[str]) -> Any:
+    """Put everything that is compared side by side, over the same raw data."""
+    shown = [name for name in names if name != "raw"]
+    if len(shown) < 2:
+        return "4panel"
+    return neuroglancer.row_layout(
+        [neuroglancer.LayerGroupViewer(layers=["raw", name], layout="xy") for name in shown]
+    )
+
+
+def _space(
+    neuroglancer: Any, names: str, resolution: tuple[float, ...], channels: tuple[int, ...] = ()
+) -> Any:
+    """Return axes with their units; "c^" is an axis that a shader sees as a whole."""
+    return neuroglancer.CoordinateSpace(
+        names=["c^" for _ in channels] + list(names),
+        units=["" for _ in channels] + ["nm"] * 3,
+        scales=[1 for _ in channels] + list(resolution),
+    )
+
+
+def _middle(volume: VolumeSource, raw: VolumeSource) -> list[float]:
+    """Return the middle of a volume, in raw's voxels from 0 nm."""
+    sides = zip(volume.offset, volume.shape[-3:], raw.resolution, strict=True)
+    return [offset / side + (n // 2 + 0.5) for offset, n, side in sides]
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    """Return labels in a type that the viewer has; it knows no int64."""
+    if values.dtype.kind == "i" and values.dtype.itemsize == 8:
+        return values.view(np.uint64)
+    return values
+
+
+class _Lazy:
+    """A volume whose voxels are read when they come into sight."""
+
+    def __init__(self, volume: VolumeSource) -> None:
+        self.volume, self.shape = volume, volume.shape
+        signed = volume.dtype == np.int64
+        self.dtype = np.dtype(np.uint64) if signed else volume.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return _exact(self.volume[index])
+
+    def transpose(self) -> Any:
+        """Refuse a mesh, for which the whole volume would have to be read."""
+        local_volume = scale_package("neuroglancer.local_volume")
+        raise local_volume.MeshesNotSupportedForVolume

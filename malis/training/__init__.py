@@ -1,0 +1,40 @@
+"""Training a network: patches, augmentation, the loop, checkpoints, validation.
+
+dataset        volumes with labels, split into sections; patches of them
+augmentation   mirrored, turned, bent and damaged patches
+intensity      other grey values
+batches        which patches make the batch of a step
+loop           the training loop: where to begin
+checkpoint     files that hold networks
+validation     how well a network segments what it was not trained on
+distributed    several processes
+"""
+
+from malis.training.augmentation import Augmentation
+from malis.training.checkpoint import Model, load_model, save_model
+from malis.training.dataset import (
+    LabelledVolume,
+    PatchDataset,
+    SectionSplit,
+    load_volume,
+    split_sections,
+)
+from malis.training.loop import History, choose_device, describe, train
+from malis.training.validation import validation_scores
+
+__all__ = [
+    "Augmentation",
+    "History",
+    "LabelledVolume",
+    "Model",
+    "PatchDataset",
+    "SectionSplit",
+    "choose_device",
+    "describe",
+    "load_model",
+    "load_volume",
+    "save_model",
+    "split_sections",
+    "train",
+    "validation_scores",
+]

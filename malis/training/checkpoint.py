@@ -1,0 +1,249 @@
+"""Files that hold networks: checkpoints of a training that goes on, and models that are shipped.
+
+A file appears under its name only when it is complete and on the disk. Whatever ends a program at
+whatever moment, the file that was there before is either still there or replaced by a whole one.
+Files are read with ``weights_only=True``: they can hold tensors and plain containers, but no code.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from malis._checks import Offsets, check_offsets
+from unet import UNet, load_weights
+from unet.plain import PlainCNN
+
+CHECKPOINT, MODEL = "malis checkpoint 1", "malis model 1"
+NETWORKS = (UNet, PlainCNN)
+
+
+class Model(NamedTuple):
+    """A trained network and what is needed to use it.
+
+    Attributes
+    ----------
+    network : nn.Module
+        In evaluation mode, on the CPU, float32.
+    offsets : tuple of tuples
+        The edge that each output channel stands for.
+    card : dict
+        Where it comes from: data, split, steps, scores, licence.
+    """
+
+    network: nn.Module
+    offsets: tuple[tuple[int, ...], ...]
+    card: dict[str, Any]
+
+
+def save_model(
+    path: str | Path,
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    offsets: Offsets,
+    card: Mapping[str, Any] | None = None,
+    *,
+    half: bool = True,
+) -> None:
+    """Write a trained network to a small file that `load_model` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to; a file that is there is replaced.
+    network : UNet, PlainCNN or another nn.Module
+        The network.
+    arguments : mapping
+        What it was built with: ``type(network)(**arguments)`` must give the same architecture.
+    offsets : (C, ndim) integers
+        The edge of each output channel.
+    card : mapping, optional
+        JSON-able facts about the network.
+    half : bool
+        Store weights as float16: half the size, three significant digits.
+
+    Raises
+    ------
+    ValueError
+        If the arguments build another network, the offsets are not one a channel, or a weight
+        does not fit into float16.
+    TypeError
+        If arguments or card cannot be written as JSON.
+    OSError
+        If the file cannot be written; an earlier one is then left as it was.
+    """
+    rebuilt = type(network)(**arguments)
+    if architecture(rebuilt) != architecture(network):
+        raise ValueError(f"{type(network).__name__}(**{dict(arguments)}) is another architecture")
+    offsets = check_offsets(offsets).tolist()
+    if len(offsets) != getattr(network, "out_channels", len(offsets)):
+        raise ValueError(
+            f"{len(offsets)} offsets for a network with {network.out_channels} outputs"
+        )
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    content = {
+        "kind": MODEL,
+        "network": type(network).__name__,
+        "arguments": _as_json(arguments, "arguments"),
+        "offsets": offsets,
+        "card": _as_json(card or {}, "card"),
+        "state": {name: _halve(name, value) for name, value in state.items()} if half else state,
+    }
+    write(path, content)
+
+
+def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS) -> Model:
+    """Read a network that `save_model` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    networks : sequence of nn.Module classes
+        The classes that may be built; a file names its class but cannot bring one along.
+
+    Returns
+    -------
+    Model
+        ``network, offsets, card``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, no model, or of a class that is not among `networks`.
+    """
+    content = read(path, MODEL)
+    known = {network.__name__: network for network in networks}
+    if content["network"] not in known:
+        raise ValueError(f"{path} holds a {content['network']}, known are {', '.join(known)}")
+    network = load_weights(known[content["network"]](**content["arguments"]), content["state"])
+    return Model(network.eval(), tuple(map(tuple, content["offsets"])), content["card"])
+
+
+def validated_threshold(
+    card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False
+) -> float:
+    """Return the threshold of the agglomeration that validation sections chose.
+
+    Parameters
+    ----------
+    card : dict
+        Of a model.
+    linkage : str
+        See `malis.segmentation.agglomerate`.
+    views : bool
+        Whether affinities are the mean over all views, see `malis.inference.views`; the threshold
+        of single views is taken where the card knows no other.
+
+    Returns
+    -------
+    float
+        0.5 if the card names none.
+    """
+    scores = card.get("scores", {})
+    names = [f"{linkage}_linkage", "agglomeration"]
+    names = [f"views_{name}" for name in names if views] + names
+    chosen = next((scores[name] for name in names if name in scores), {})
+    return float(chosen.get("threshold", 0.5))
+
+
+def architecture(network: nn.Module) -> str:
+    """Write down the layers of a network; equal texts mean that weights can be exchanged."""
+    # Pooling has no weights and is not printed with the U-Net's layers, but is in its geometry.
+    return f"{network!r} {getattr(network, 'geometry', '')}"
+
+
+def write(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain containers to a file, completely or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to; a file that is there is replaced at the last moment.
+    content : mapping
+        With the entry ``kind``, by which `read` knows the file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, for instance because the disk is full.
+    """
+    path = Path(path)
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        kept = "the earlier file is kept" if path.exists() else "there is no file"
+        message = f"{path} cannot be written ({error.strerror}); {kept}"
+        raise OSError(error.errno, message) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # so that the new name, too, survives a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read a file that `write` wrote, tensors onto the CPU.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    kind : str
+        What it must be.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged or of another kind.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    data = io.BytesIO(Path(path).read_bytes())
+    try:
+        content = torch.load(data, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f"{path} is damaged, or was not written by malis") from error
+    found = content.get("kind") if isinstance(content, dict) else None
+    if found != kind:
+        raise ValueError(f"{path} should be a {kind!r} file, but is {found or 'something else'!r}")
+    return content
+
+
+def _as_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} cannot be written as JSON: {error}") from error
+
+
+def _halve(name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not half.isfinite().all():
+        raise ValueError(f"{name} does not fit into float16 (largest value {value.abs().max():g})")
+    return half

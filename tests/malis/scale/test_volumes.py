@@ -1,0 +1,269 @@
+"""Volumes are opened without being read, and OME-Zarr is written as its specification says."""
+
+import json
+import pickle
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from cremi_eval import CremiFile, Volume
+from cremi_eval._slabs import slabs
+from malis.scale.volumes import create_ome_zarr, open_volume, pyramid
+
+RAW = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
+IDS = RAW.astype(np.uint64) + 2**40
+
+
+@pytest.fixture
+def cremi(tmp_path):
+    path = tmp_path / "sample.hdf"
+    with CremiFile(path, "w") as file:
+        file.write_raw(Volume(RAW, (40, 4, 4)))
+        file.write_neuron_ids(Volume(IDS[1:3], (40, 4, 4), (40, 0, 0)))
+    return path
+
+
+def make_image(path, values=RAW, **options):
+    place = {"resolution": (40, 4, 4), "offset": (80, 0, 12), "block": (2, 6, 8)} | options
+    create_ome_zarr(path, values.shape, values.dtype, **place)
+    zarr.open_array(path / "0", mode="r+")[...] = values
+    return path
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def test_a_cremi_file_opens_at_its_raw_data(cremi):
+    raw = open_volume(cremi)
+    assert (raw.dataset, raw.shape, raw.dtype, raw.ndim) == ("volumes/raw", (4, 6, 8), np.uint8, 3)
+    assert (raw.resolution, raw.offset) == ((40, 4, 4), (0, 0, 0))
+    np.testing.assert_array_equal(raw[1:3, :, 2], RAW[1:3, :, 2])
+    assert isinstance(raw[0, 0, 0:2], np.ndarray)
+    ids = open_volume(cremi, "/volumes/labels/neuron_ids")
+    assert ids.offset == (40, 0, 0)
+    np.testing.assert_array_equal(ids[...], IDS[1:3])
+
+
+def test_a_source_travels_to_other_processes(cremi, tmp_path):
+    for source in (open_volume(cremi), open_volume(make_image(tmp_path / "image.zarr"))):
+        source[0, 0, 0:1]  # it is open here
+        copy = pickle.loads(pickle.dumps(source))
+        assert copy == source
+        np.testing.assert_array_equal(copy[...], RAW)
+
+
+def test_what_is_written_is_read(tmp_path):
+    source = open_volume(make_image(tmp_path / "image.zarr"))
+    assert (source.resolution, source.offset) == ((40, 4, 4), (80, 0, 12))
+    np.testing.assert_array_equal(source[...], RAW)
+    finest = open_volume(tmp_path / "image.zarr/0")  # the array itself, without its group
+    assert (finest.resolution, finest.offset) == (source.resolution, source.offset)
+
+
+def test_channels_stay_and_axes_of_length_one_go(tmp_path):
+    affinities = np.random.default_rng(0).random((3, 4, 6, 8), np.float32)
+    source = open_volume(make_image(tmp_path / "a.zarr", affinities))
+    assert source.shape == (3, 4, 6, 8)
+    np.testing.assert_array_equal(source[1:3, 2, :, 4:], affinities[1:3, 2, :, 4:])
+    single = open_volume(make_image(tmp_path / "b.zarr", affinities[:1]))
+    assert single.shape == (4, 6, 8)
+    np.testing.assert_array_equal(single[2, :, 4:], affinities[0, 2, :, 4:])
+
+
+def test_chunks_are_those_of_the_axes_that_stay(tmp_path):
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        for name, chunks in (("raw", (2, 3, 4)), ("whole", None)):
+            file.create_dataset(name, data=np.zeros((4, 6, 8), np.uint8), chunks=chunks)
+            file[name].attrs["resolution"] = (40.0, 4.0, 4.0)
+    assert open_volume(tmp_path / "a.hdf", "raw").chunks == (2, 3, 4)
+    assert open_volume(tmp_path / "a.hdf", "whole").chunks is None
+    array = zarr.create_array(tmp_path / "b.zarr", shape=(1, 4, 6, 8), chunks=(1, 2, 6, 4),
+                              dtype="u1", attributes={"resolution": (40.0, 4.0, 4.0)})  # fmt: skip
+    source = open_volume(tmp_path / "b.zarr")
+    assert source.shape == (4, 6, 8) and source.chunks == (2, 6, 4) and array.ndim == 4
+    assert [part.stop for part in slabs(source, max_bytes=100)] == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ["hdf", "zarr"])
+def test_an_index_that_does_not_fit_is_no_damage(tmp_path, cremi, kind):
+    source = open_volume(cremi if kind == "hdf" else make_image(tmp_path / "image.zarr"))
+    for index in (np.s_[:, ::-1], np.s_[0, 0, 0, 0], np.s_[:, :, ::0]):
+        with pytest.raises(IndexError):
+            source[index]
+    np.testing.assert_array_equal(source[::2, ...], source[...][::2])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_of_other_programs(tmp_path, version):
+    """Format 0.4 keeps its metadata elsewhere; units differ; scales may come in two steps."""
+    group = zarr.create_group(tmp_path / "other.zarr", zarr_format=2 if version == "0.4" else 3)
+    array = group.create_array("s0", shape=(1, 1, *RAW.shape), dtype=np.uint8)
+    array[...] = RAW[None, None]
+    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    axes += [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    finest = [
+        {"type": "scale", "scale": [1, 1, 0.02, 0.002, 0.002]},
+        {"type": "translation", "translation": [0, 0, 0.1, 0.2, 0.3]},
+    ]
+    scales = {
+        "axes": axes,
+        "datasets": [{"path": "s0", "coordinateTransformations": finest}],
+        "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 2, 2, 2]}],
+    }
+    if version == "0.4":
+        group.attrs["multiscales"] = [scales]
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [scales]}
+    source = open_volume(tmp_path / "other.zarr")
+    np.testing.assert_allclose(source.resolution, (40, 4, 4))
+    np.testing.assert_allclose(source.offset, (200, 400, 600))
+    np.testing.assert_array_equal(source[...], RAW)
+
+
+def test_plain_zarr_arrays_with_attributes(tmp_path):
+    group = zarr.create_group(tmp_path / "plain.zarr", zarr_format=2)
+    for name, key in (("volumes/raw", "resolution"), ("volumes/other", "voxel_size")):
+        array = group.create_array(name, shape=RAW.shape, dtype=np.uint8)
+        array[...] = RAW
+        array.attrs.update({key: [40, 4, 4], "offset": [0, 4, 0]})
+    assert open_volume(tmp_path / "plain.zarr").dataset == "volumes/raw"
+    other = open_volume(tmp_path / "plain.zarr", "volumes/other")
+    assert (other.resolution, other.offset) == ((40, 4, 4), (0, 4, 0))
+
+
+# ---- what is no volume -----------------------------------------------------------------------
+
+
+def test_what_is_no_volume_is_named_in_one_line(tmp_path, cremi):
+    (tmp_path / "notes.txt").write_text("no volume")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "short.hdf").write_bytes(cremi.read_bytes()[:3000])
+    with h5py.File(tmp_path / "bare.hdf", "w") as file:
+        file["volumes/raw"] = RAW
+        file["table"] = np.zeros(3)
+    with h5py.File(tmp_path / "empty.hdf", "w"):
+        pass
+    zarr.create_group(tmp_path / "empty.zarr")
+    flat = zarr.create_array(tmp_path / "flat.zarr", shape=(4, 4), dtype=np.uint8)
+    flat.attrs["resolution"] = [1, 1, 1]
+    two = zarr.create_group(tmp_path / "two.zarr")
+    for name in ("one", "other"):
+        two.create_array(name, shape=RAW.shape, dtype=np.uint8)
+    broken = zarr.create_group(tmp_path / "broken.zarr")
+    broken.attrs["ome"] = {"multiscales": [{"axes": [], "datasets": []}]}
+    wrong = zarr.create_array(tmp_path / "wrong.zarr", shape=RAW.shape, dtype=np.uint8)
+    wrong.attrs["resolution"] = [0, 4, 4]
+    for name, dataset, kind, message in [
+        ("nowhere.hdf", None, FileNotFoundError, "does not exist"),
+        ("notes.txt", None, ValueError, "is no volume: neither an HDF5 file nor a Zarr"),
+        ("folder", None, ValueError, "is no Zarr volume"),
+        ("short.hdf", None, ValueError, "is damaged or truncated"),
+        ("bare.hdf", None, ValueError, "lacks the attribute resolution"),
+        ("bare.hdf", "table", FileNotFoundError, "no dataset 'table'; it holds volumes/raw"),
+        ("empty.hdf", None, ValueError, "holds no volume at all"),
+        ("empty.zarr", None, ValueError, "holds no volume at all"),
+        ("flat.zarr", None, ValueError, r"must have the axes \(z, y, x\) or \(c, z, y, x\)"),
+        ("two.zarr", None, ValueError, "holds one, other; say which dataset is meant"),
+        ("two.zarr", "third", FileNotFoundError, "no dataset 'third'; it holds one, other"),
+        ("flat.zarr", "raw", FileNotFoundError, "is a single volume and has no dataset 'raw'"),
+        ("broken.zarr", None, ValueError, "has multiscales metadata that cannot be read"),
+        ("wrong.zarr", None, ValueError, "must have a positive resolution"),
+        ("sample.hdf", "volumes/rew", FileNotFoundError, "it holds volumes/labels/neuron_ids, vol"),
+    ]:
+        with pytest.raises(kind, match=message) as error:
+            open_volume(tmp_path / name, dataset)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_url_without_a_volume_is_named_in_one_line(tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/volume.zarr"
+        with pytest.raises(ValueError, match="is no Zarr volume") as error:
+            open_volume(url)
+        server.shutdown()
+    assert url in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_damage_that_shows_while_reading_names_the_file(tmp_path):
+    source = open_volume(make_image(tmp_path / "image.zarr"))
+    shard = tmp_path / "image.zarr/0/c/1/0/0"
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    np.testing.assert_array_equal(source[:2], RAW[:2])
+    with pytest.raises(OSError, match=r"image\.zarr/0 is damaged and cannot be read"):
+        source[2:]
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def test_the_metadata_are_those_of_ome_ngff(tmp_path):
+    """Section 3.4 of https://ngff.openmicroscopy.org/0.5, read without Zarr."""
+    levels = [(1, 1, 1), (1, 2, 2)]
+    make_image(tmp_path / "image.zarr", np.zeros((2, 4, 6, 8), np.float32), levels=levels)
+    group = json.loads((tmp_path / "image.zarr/zarr.json").read_text())
+    assert (group["zarr_format"], group["node_type"]) == (3, "group")
+    ome = group["attributes"]["ome"]
+    (image,) = ome["multiscales"]
+    assert ome["version"] == "0.5"
+    assert [axis["name"] for axis in image["axes"]] == ["c", "z", "y", "x"]
+    assert [axis["type"] for axis in image["axes"]] == ["channel"] + ["space"] * 3
+    assert [axis.get("unit") for axis in image["axes"]] == [None] + ["nanometer"] * 3
+    for level, (y, x), side in ((0, (6, 8), 4.0), (1, (3, 4), 8.0)):
+        dataset = image["datasets"][level]
+        scale, translation = dataset["coordinateTransformations"]
+        assert scale == {"type": "scale", "scale": [1.0, 40.0, side, side]}
+        assert translation == {"type": "translation", "translation": [0.0, 80.0, 0.0, 12.0]}
+        array = json.loads((tmp_path / "image.zarr" / dataset["path"] / "zarr.json").read_text())
+        assert array["shape"] == [2, 4, y, x]
+        assert array["dimension_names"] == ["c", "z", "y", "x"]
+
+
+def test_a_block_is_one_file_with_a_checksum(tmp_path):
+    make_image(tmp_path / "image.zarr", np.ones((130, 130, 130), np.uint8), block=(128, 128, 128))
+    array = json.loads((tmp_path / "image.zarr/0/zarr.json").read_text())
+    (sharding,) = array["codecs"]
+    assert array["chunk_grid"]["configuration"]["chunk_shape"] == [128, 128, 128]
+    assert sharding["configuration"]["chunk_shape"] == [64, 64, 64]
+    assert "crc32c" in [codec["name"] for codec in sharding["configuration"]["codecs"]]
+    files = [p for p in (tmp_path / "image.zarr/0/c").rglob("*") if p.is_file()]
+    assert len(files) == 8
+
+
+def test_the_pyramid_makes_voxels_isotropic_first():
+    assert pyramid((125, 1250, 1250), (64, 512, 512), (40, 4, 4)) == [
+        (1, 1, 1),
+        (1, 2, 2),
+        (1, 4, 4),
+        (1, 8, 8),
+    ]
+    assert pyramid((600, 600, 600), (64, 64, 64), (8, 8, 8))[1:] == [(2, 2, 2), (4, 4, 4)]
+    assert pyramid((600, 600, 600), (64, 66, 64), (8, 8, 8))[1:] == [(2, 2, 2)]  # 66 / 4
+    assert pyramid((20, 200, 200), (20, 200, 200), (8, 8, 8)) == [(1, 1, 1)]
+
+
+def test_an_hdf5_volume_needs_no_further_package(cremi):
+    """`import malis` and CREMI files go without the packages of requirements-scale.txt."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['zarr', 'dask', 'distributed']));"
+        "import malis, malis.scale.volumes, malis.scale;"
+        f"print(malis.scale.volumes.open_volume({str(cremi)!r}).shape);"
+        "malis.scale.volumes.open_volume('.')"
+    )
+    root = Path(__file__).parents[3]
+    run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert run.stdout == "(4, 6, 8)\n", run.stderr
+    assert run.stderr.splitlines()[-1].endswith("pip install -r requirements-scale.txt")
