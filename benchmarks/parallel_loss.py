@@ -37,7 +37,7 @@ from malis import MalisLoss, affinities_from_labels, nearest_offsets, pair_count
 from report.record import write_results
 from unet import UNet
 
-STEPS = ("grid_hierarchy", "list_hierarchy", "kruskal_merges", "pair_products", "leaf_line")
+STEPS = ("grid_forest", "list_forest", "kruskal_merges", "pair_products", "vertex_line")
 STEPS += ("weakest_links",)
 CPU_SHAPES = [(1, 64, 64, 64), (1, 96, 96, 96), (1, 128, 128, 128), (1, 1024, 1024)]
 CUDA_SHAPES = [(1, 64, 64, 64), (1, 128, 128, 128), (16, 164, 164), (4, 64, 64, 64)]

@@ -319,6 +319,53 @@ def as_mask(mask: Array, shape: Sequence[int], name: str) -> np.ndarray:
     return as_numpy(mask).astype(bool, copy=False)
 
 
+def mask_tensor(
+    mask: Array | None, shape: tuple[int, ...], name: str, device: torch.device
+) -> torch.Tensor | None:
+    """Check a mask and return it as a bool tensor; None stays None.
+
+    Parameters
+    ----------
+    mask : array or tensor, optional
+        0 or False, and anything else.
+    shape : tuple of int
+        The shape it must have.
+    name : str
+        What the message calls it.
+    device : torch.device
+
+    Returns
+    -------
+    bool tensor or None
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    if isinstance(mask, torch.Tensor) and tuple(mask.shape) == tuple(shape):
+        return mask.to(device, torch.bool)
+    return None if mask is None else from_numpy(as_mask(mask, shape, name)).to(device)
+
+
+def from_numpy(array: np.ndarray) -> torch.Tensor:
+    """Return an array as a tensor: a copy where the array is read-only or reversed.
+
+    Parameters
+    ----------
+    array : array
+
+    Returns
+    -------
+    tensor
+        Shares the memory of `array` where torch can.
+    """
+    array = np.require(array, requirements=("C", "W"))
+    if min(array.strides, default=0) < 0:  # along an axis of length 1, NumPy does not mind
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
 def as_numpy(array: Array) -> np.ndarray:
     """Return an array, or a tensor of any device, as an array on the host.
 

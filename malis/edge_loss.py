@@ -16,9 +16,9 @@ from malis._checks import (
     check_offsets,
     check_unit_interval,
     clear_outside,
+    mask_tensor,
 )
 from malis.affinity import affinities_from_labels, existing_edges
-from malis.tensor_backend.tensors import mask_tensor
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,

@@ -157,7 +157,7 @@ class Method:
         """Return the arguments of the network's class for 2 or 3 axes."""
         inputs = {"in_channels": 1 + 2 * neighbours} if neighbours else {}
         if self.network is PlainCNN:
-            return {"n_affinities": ndim, "ndim": ndim, **inputs}
+            return {"out_channels": ndim, "ndim": ndim, **inputs}
         features = {2: 4, 3: 3}[ndim]  # 16 and 8 feature maps at full resolution
         depth = {2: 4, 3: 3}[ndim]
         common = {"padding": True, "batch_norm": True, **inputs}

@@ -13,8 +13,8 @@ from scipy import ndimage
 import malis
 from malis.affinity import gather_edges
 from malis.maximin import MaximinTree, maximin_tree
-from malis.tensor_backend.boruvka import list_hierarchy
-from malis.tensor_backend.merges import kruskal_merges, leaf_line, pair_products
+from malis.tensor_backend.boruvka import list_forest
+from malis.tensor_backend.merges import kruskal_merges, pair_products, vertex_line
 
 OFFSETS = malis.nearest_offsets(2)
 GRID_NAMES = "abcdefghi"
@@ -142,10 +142,10 @@ def rounds_example() -> dict[str, Any]:
     strengths = np.argsort(np.argsort(-np.array(CHAIN)))  # Kruskal's order of the edges
     left = torch.arange(5, dtype=torch.int32)
     codes = torch.tensor(strengths, dtype=torch.int32)
-    hierarchy = list_hierarchy(6, left, left + 1, codes)
-    merges = kruskal_merges(hierarchy)
-    pairs = pair_products(hierarchy, merges, torch.ones(6, dtype=torch.int32))
-    names = list(CHAIN_NAMES) + [chr(ord("g") + i) for i in range(len(hierarchy.parent) - 6)]
+    forest = list_forest(6, left, left + 1, codes)
+    merges = kruskal_merges(forest)
+    pairs = pair_products(forest, merges, torch.ones(6, dtype=torch.int32))
+    names = list(CHAIN_NAMES) + [chr(ord("g") + i) for i in range(len(forest.parent) - 6)]
 
     positive, negative = malis.pair_counts(
         np.array([[0, *CHAIN]], dtype=np.float32),
@@ -167,15 +167,15 @@ def rounds_example() -> dict[str, Any]:
     ]
     rounds = [
         {
-            "members": "".join(names[v] for v in range(s) if hierarchy.parent[v] == s),
+            "members": "".join(names[v] for v in range(s) if forest.parent[v] == s),
             "name": names[s],
             "picks": None
-            if hierarchy.far[s] == s
-            else int(strengths[int(hierarchy.key[s]) & (2**32 - 1)]),
+            if forest.far[s] == s
+            else int(strengths[int(forest.key[s]) & (2**32 - 1)]),
         }
         for s in range(len(names))
     ]
-    line = leaf_line(hierarchy, merges).tolist()
+    line = vertex_line(forest, merges).tolist()
     links = []
     for label in sorted({*CHAIN_LABELS} - {0}):
         leaves = [voxel for voxel in line if CHAIN_LABELS[voxel] == label]
@@ -193,7 +193,7 @@ def rounds_example() -> dict[str, Any]:
     return {
         "edges": sorted(edges, key=lambda edge: edge["rank"]),
         "rounds": rounds,
-        "firsts": hierarchy.firsts,
+        "firsts": forest.firsts,
         "line": "".join(CHAIN_NAMES[voxel] for voxel in line),
         "links": links,
         "pairs": int(pairs.sum()),

@@ -14,7 +14,7 @@ ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 class PlainCNN(FullyConvolutional):
     """A few layers of valid convolutions with sigmoid units, and one output map per offset.
 
-    The defaults with ``ndim=3, n_affinities=3`` are the network of Turaga et al. (2009): four
+    The defaults with ``ndim=3, out_channels=3`` are the network of Turaga et al. (2009): four
     layers of 5x5x5 filters with five feature maps between them, so that each affinity is judged
     from 17x17x17 voxels, by fewer than ten thousand weights.
 
@@ -22,7 +22,7 @@ class PlainCNN(FullyConvolutional):
     ----------
     in_channels : int
         Channels of the input.
-    n_affinities : int
+    out_channels : int
         Channels of the output, one per offset.
     ndim : {2, 3}
         Spatial axes.
@@ -51,7 +51,7 @@ class PlainCNN(FullyConvolutional):
     def __init__(
         self,
         in_channels: int = 1,
-        n_affinities: int = 2,
+        out_channels: int = 2,
         ndim: int = 2,
         n_layers: int = 4,
         features: int | Sequence[int] = 5,
@@ -75,12 +75,12 @@ class PlainCNN(FullyConvolutional):
         kernel = per_axis(kernel_size, ndim, "kernel_size")
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"kernel_size must be odd, so that it has a centre, got {kernel}")
-        super().__init__(ndim, in_channels, n_affinities, plain_geometry([kernel] * n_layers))
+        super().__init__(ndim, in_channels, out_channels, plain_geometry([kernel] * n_layers))
 
         layers: list[nn.Module] = []
         for below, width in zip([in_channels, *hidden], hidden, strict=False):
             layers += [_CONV[ndim](below, width, kernel), ACTIVATIONS[activation]()]
-        layers.append(_CONV[ndim]([in_channels, *hidden][-1], n_affinities, kernel))
+        layers.append(_CONV[ndim]([in_channels, *hidden][-1], out_channels, kernel))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class PlainCNN(FullyConvolutional):
 
         Returns
         -------
-        (B, n_affinities, *output_size(spatial)) float tensor
+        (B, out_channels, *output_size(spatial)) float tensor
             Logits; the affinities are their sigmoid.
 
         Raises

@@ -21,8 +21,8 @@ from malis.training.checkpoint import NETWORKS
 
 LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.
-DERIVED = {"in_channels", "n_classes", "n_affinities", "ndim", "offsets", "generator", "reduction"}
-OUTPUTS = {"UNet": "n_classes", "PlainCNN": "n_affinities"}
+DERIVED = {"in_channels", "n_classes", "out_channels", "ndim", "offsets", "generator", "reduction"}
+OUTPUTS = {"UNet": "n_classes", "PlainCNN": "out_channels"}
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("float32", "bfloat16")
 
 

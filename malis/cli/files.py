@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from malis.scale.volumes import VolumeSource, open_volume
+from malis.scale.volumes import StoredArray, open_volume
 
 HDF5 = (".hdf", ".hdf5", ".h5")
 DATASETS = {
@@ -14,7 +14,7 @@ DATASETS = {
 }
 
 
-def open_part(path: str, part: str) -> VolumeSource:
+def open_part(path: str, part: str) -> StoredArray:
     """Open raw data, labels or affinities of a file that may hold all of them.
 
     Parameters
@@ -26,7 +26,7 @@ def open_part(path: str, part: str) -> VolumeSource:
 
     Returns
     -------
-    VolumeSource
+    StoredArray
 
     Raises
     ------
@@ -43,7 +43,7 @@ def open_part(path: str, part: str) -> VolumeSource:
     return volume
 
 
-def _usual(path: str, part: str) -> VolumeSource:
+def _usual(path: str, part: str) -> StoredArray:
     for name in DATASETS[part]:
         try:
             return open_volume(path, name)

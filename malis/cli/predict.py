@@ -11,7 +11,7 @@ from malis.cli import files
 from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
-from malis.scale.volumes import VolumeSource
+from malis.scale.volumes import StoredArray, offsets_in_volume
 from malis.training.checkpoint import Model, load_model
 from malis.training.loop import choose_device
 
@@ -54,13 +54,13 @@ def run(options: argparse.Namespace) -> None:
             )
             affinities.attrs["resolution"] = source.resolution
             affinities.attrs["offset"] = source.offset
-            affinities.attrs["offsets"] = offsets_in_volume(model)
+            affinities.attrs["offsets"] = offsets_in_volume(model.offsets)
             predict_source(source, model, options, out=affinities)
     print(f"{options.output}: affinities of {source.name}")
 
 
 def predict_source(
-    source: VolumeSource, model: Model, options: argparse.Namespace, out: Any = None
+    source: StoredArray, model: Model, options: argparse.Namespace, out: Any = None
 ) -> np.ndarray:
     """Predict a volume in one piece, on the device that is wanted; several times for --views."""
     raw = stack_neighbours(source, neighbours_of(model.network))
@@ -75,8 +75,3 @@ def predict_source(
     if out is not None:
         out[...] = affinities
     return affinities
-
-
-def offsets_in_volume(model: Model) -> list[list[int]]:
-    """Return the offsets with three axes; a network that predicts sections has none along z."""
-    return [[0] * (3 - len(step)) + list(step) for step in model.offsets]

@@ -9,7 +9,8 @@ from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
 from malis.cli import files
-from malis.cli.predict import offsets_in_volume, predict_source
+from malis.cli.predict import predict_source
+from malis.scale.volumes import offsets_in_volume
 from malis.segmentation import segment
 from malis.training.checkpoint import load_model, validated_threshold
 
@@ -78,7 +79,10 @@ def run(options: argparse.Namespace) -> None:
         return
     files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
     if model:
-        affinities, offsets = predict_source(source, model, options), offsets_in_volume(model)
+        affinities, offsets = (
+            predict_source(source, model, options),
+            offsets_in_volume(model.offsets),
+        )
     else:
         affinities = source[:]
         if affinities.dtype == np.uint8:
@@ -99,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _segment_blocks(
-    source: files.VolumeSource, threshold: float, options: argparse.Namespace
+    source: files.StoredArray, threshold: float, options: argparse.Namespace
 ) -> None:
     from malis.scale import (  # not everybody has what it needs
         segment_affinities,

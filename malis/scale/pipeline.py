@@ -17,19 +17,18 @@ from malis.scale.settings import (
     check_prediction,
     identity,
     label_arrays,
-    offsets_in_volume,
     prediction_settings,
     recipe_for,
     segmentation_settings,
 )
-from malis.scale.volumes import VolumeSource, open_volume
+from malis.scale.volumes import StoredArray, offsets_in_volume, open_volume
 from malis.training.checkpoint import load_model, validated_threshold
 
 BLOCK = (64, 512, 512)
 
 
 def segment_volume(
-    source: VolumeSource | str | Path,
+    source: StoredArray | str | Path,
     target: str | Path,
     checkpoint: str | Path,
     *,
@@ -53,7 +52,7 @@ def segment_volume(
 
     Parameters
     ----------
-    source : VolumeSource, str or Path
+    source : StoredArray, str or Path
         Raw data (z, y, x); a path is opened by `open_volume`.
     target : str or Path
         Folder to write, where all workers see it.
@@ -147,7 +146,7 @@ def segment_volume(
 
 
 def predict_volume(
-    source: VolumeSource | str | Path,
+    source: StoredArray | str | Path,
     target: str | Path,
     checkpoint: str | Path,
     *,
@@ -196,7 +195,7 @@ overwrite, progress
 
 
 def segment_affinities(
-    source: VolumeSource | str | Path,
+    source: StoredArray | str | Path,
     target: str | Path,
     *,
     threshold: float,
@@ -214,7 +213,7 @@ def segment_affinities(
 
     Parameters
     ----------
-    source : VolumeSource, str or Path
+    source : StoredArray, str or Path
         Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255; where a path holds more than
         them, its dataset "affinities".
     target : str or Path
@@ -274,5 +273,5 @@ def segment_affinities(
         return {"threshold": threshold, **run.report()}
 
 
-def _opened(source: VolumeSource | str | Path) -> VolumeSource:
-    return source if isinstance(source, VolumeSource) else open_volume(source)
+def _opened(source: StoredArray | str | Path) -> StoredArray:
+    return source if isinstance(source, StoredArray) else open_volume(source)

@@ -22,7 +22,7 @@ from malis.scale.stages import (
     predict_block,
     sampled_inside,
 )
-from malis.scale.volumes import VolumeSource, pyramid
+from malis.scale.volumes import StoredArray, pyramid
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Run:
 
     def predict(
         self,
-        source: VolumeSource,
+        source: StoredArray,
         checkpoint: Path,
         tile: int | Sequence[int] | None,
         device: str | None,
@@ -71,7 +71,7 @@ class Run:
         self._step("affinities", predict_block, source, checkpoint, tile, device)
 
     def segment(
-        self, affinities: VolumeSource | None, recipe: Recipe, threshold: float, linkage: str
+        self, affinities: StoredArray | None, recipe: Recipe, threshold: float, linkage: str
     ) -> None:
         """Do the steps from affinities, by default the output's own, to labels."""
         self._step("averages", average_block, affinities, recipe)

@@ -11,21 +11,16 @@ from malis._checks import Offsets, check_offsets
 from malis.inference.grey_values import normalise
 from malis.inference.neighbours import neighbours_of
 from malis.scale.stages import Recipe, file_checksum
-from malis.scale.volumes import VolumeSource, pyramid
+from malis.scale.volumes import StoredArray, pyramid
 from malis.segmentation.pipeline import are_sections_apart
 from malis.training.checkpoint import Model
 
 HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
-LINKAGES = ("mean", "single")
+LINKAGES_OF_SUMS = ("mean", "single")
 VERSION = 4  # raise it when the same settings give another result than before
 
 
-def offsets_in_volume(offsets: Offsets) -> tuple[tuple[int, ...], ...]:
-    """Return offsets with three axes; a network that predicts sections has none along z."""
-    return tuple((0,) * (3 - len(step)) + tuple(step) for step in check_offsets(offsets).tolist())
-
-
-def check_apart(source: VolumeSource, target: str | Path) -> None:
+def check_apart(source: StoredArray, target: str | Path) -> None:
     """Refuse a target that is, or holds, the source: to overwrite it would remove the source."""
     if "://" in source.path or "://" in str(target):
         return
@@ -42,7 +37,7 @@ def check_block(block: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(min(b, n) for b, n in zip(block, shape, strict=True))
 
 
-def check_prediction(source: VolumeSource, model: Model, block: Sequence[int]) -> tuple[int, ...]:
+def check_prediction(source: StoredArray, model: Model, block: Sequence[int]) -> tuple[int, ...]:
     """Check that source, network and block fit each other; return the block."""
     net = model.network
     neighbours_of(net)  # refuses channels that are no neighbouring sections
@@ -79,7 +74,7 @@ def recipe_for(
     return Recipe(tuple(map(tuple, offsets.tolist())), resolution, per_section, flat, tuple(voxels))
 
 
-def identity(source: VolumeSource) -> list[Any]:
+def identity(source: StoredArray) -> list[Any]:
     """Say which volume it is, and which version of it.
 
     Of a file, that is its size and when it was changed; of a Zarr folder, those of the array's
@@ -96,7 +91,7 @@ def identity(source: VolumeSource) -> list[Any]:
 
 
 def prediction_settings(
-    source: VolumeSource, checkpoint: str | Path, block: tuple[int, ...]
+    source: StoredArray, checkpoint: str | Path, block: tuple[int, ...]
 ) -> dict[str, Any]:
     """Return all that affinities depend on."""
     return {
@@ -109,13 +104,13 @@ def prediction_settings(
 
 def segmentation_settings(recipe: Recipe, threshold: float, linkage: str) -> dict[str, Any]:
     """Return all that a segmentation of given affinities depends on."""
-    if linkage not in LINKAGES:
-        raise ValueError(f"linkage must be one of {', '.join(LINKAGES)}, got {linkage!r}")
+    if linkage not in LINKAGES_OF_SUMS:
+        raise ValueError(f"linkage must be one of {', '.join(LINKAGES_OF_SUMS)}, got {linkage!r}")
     return {"version": VERSION, **recipe._asdict(), "threshold": threshold, "linkage": linkage}
 
 
 def affinity_array(
-    source: VolumeSource, offsets: tuple[tuple[int, ...], ...]
+    source: StoredArray, offsets: tuple[tuple[int, ...], ...]
 ) -> dict[str, dict[str, Any]]:
     """Describe the image of affinities to be created."""
     return {
@@ -129,7 +124,7 @@ def affinity_array(
     }
 
 
-def label_arrays(source: VolumeSource, block: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+def label_arrays(source: StoredArray, block: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     """Describe the images of fragments and segments to be created."""
     shape = source.shape[-3:]
     image = {

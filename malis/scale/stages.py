@@ -18,9 +18,8 @@ from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.tiles import predict
 from malis.scale.blocks import Block, Box, grow, size_of, within
 from malis.scale.output import Output, write_file
-from malis.scale.volumes import VolumeSource
-from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours
-from malis.segmentation.grid import read_affinities as as_affinities
+from malis.scale.volumes import StoredArray
+from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import compact
 from malis.segmentation.oversegmentation import HIGH, FragmentSteps, fragment_steps, lower_to_inside
 from malis.segmentation.regions import group_by_pair
@@ -73,7 +72,7 @@ def halo_of_network(net: FullyConvolutional) -> tuple[int, ...]:
 
 def predict_block(
     output: Output,
-    source: VolumeSource,
+    source: StoredArray,
     checkpoint: Path,
     tile: int | Sequence[int] | None,
     device: str | None,
@@ -99,7 +98,7 @@ def predict_block(
 
 
 def average_block(
-    output: Output, affinities: VolumeSource | None, recipe: Recipe, block: Block
+    output: Output, affinities: StoredArray | None, recipe: Recipe, block: Block
 ) -> None:
     """Keep a sample of the average affinities of a block's voxels."""
     outer = grow(block.box, (1, 1, 1), output.shape)
@@ -119,7 +118,7 @@ def sampled_inside(output: Output) -> float:
 
 
 def fragment_block(
-    output: Output, affinities: VolumeSource | None, recipe: Recipe, block: Block
+    output: Output, affinities: StoredArray | None, recipe: Recipe, block: Block
 ) -> None:
     """Cut a block into fragments and name them by their seeds."""
     outer = grow(block.box, recipe.halo, output.shape)
@@ -167,7 +166,7 @@ def name_fragments(steps: FragmentSteps, box: Box, shape: tuple[int, ...]) -> np
 
 
 def boundary_block(
-    output: Output, affinities: VolumeSource | None, recipe: Recipe, block: Block
+    output: Output, affinities: StoredArray | None, recipe: Recipe, block: Block
 ) -> None:
     """Sum up the affinities between every two fragments that touch in a block.
 
@@ -234,7 +233,7 @@ def label_block(output: Output, levels: list[tuple[int, int, int]], block: Block
         output.write("segmentation", coarse, labels[every], level)
 
 
-def read_affinities(output: Output, source: VolumeSource | None, box: Box) -> np.ndarray:
+def read_affinities(output: Output, source: StoredArray | None, box: Box) -> np.ndarray:
     """Read affinities, from the output itself unless they come from elsewhere."""
     if source is None:
         return output.read("affinities", box)

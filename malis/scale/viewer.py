@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from malis.scale.volumes import VolumeSource, scale_package
+from malis.scale.volumes import StoredArray, scale_package
 
 LOOPBACK = "127.0.0.1"
 IN_MEMORY = 1 << 29  # bytes; smaller volumes are read at once, and their segments get meshes
@@ -18,10 +18,10 @@ GREY = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized())
 
 
 def open_viewer(
-    raw: VolumeSource,
-    segmentation: VolumeSource | None = None,
-    truth: VolumeSource | None = None,
-    affinities: VolumeSource | None = None,
+    raw: StoredArray,
+    segmentation: StoredArray | None = None,
+    truth: StoredArray | None = None,
+    affinities: StoredArray | None = None,
     *,
     bind: str = LOOPBACK,
     port: int = 0,
@@ -30,11 +30,11 @@ def open_viewer(
 
     Parameters
     ----------
-    raw : VolumeSource
+    raw : StoredArray
         Grey values, (z, y, x), from `malis.scale.volumes.open_volume`.
-    segmentation, truth : VolumeSource, optional
+    segmentation, truth : StoredArray, optional
         Labels, (z, y, x); 0 is shown as nothing.
-    affinities : VolumeSource, optional
+    affinities : StoredArray, optional
         (C, z, y, x) in [0, 1]; the first three channels are shown as red, green and blue.
     bind : str
         Address to listen at. Any other than the default lets other machines in that know the link.
@@ -75,7 +75,7 @@ def open_viewer(
     return viewer
 
 
-def check_inside(raw: VolumeSource, other: VolumeSource) -> None:
+def check_inside(raw: StoredArray, other: StoredArray) -> None:
     """Raise a ValueError unless a volume has raw's voxels and lies inside of raw.
 
     It may be smaller than raw, as the labels of padded CREMI samples are, if its offset says where
@@ -83,7 +83,7 @@ def check_inside(raw: VolumeSource, other: VolumeSource) -> None:
 
     Parameters
     ----------
-    raw, other : VolumeSource
+    raw, other : StoredArray
 
     Raises
     ------
@@ -108,7 +108,7 @@ def check_inside(raw: VolumeSource, other: VolumeSource) -> None:
         )
 
 
-def _check_kind(name: str, volume: VolumeSource) -> None:
+def _check_kind(name: str, volume: StoredArray) -> None:
     axes = 4 if name == "affinities" else 3
     if len(volume.shape) != axes:
         raise ValueError(f"{name} must have {axes} axes, got {volume.name} {volume.shape}")
@@ -116,7 +116,7 @@ def _check_kind(name: str, volume: VolumeSource) -> None:
         raise ValueError(f"{name} must hold integers, got {volume.name} of {volume.dtype}")
 
 
-def _layer(neuroglancer: Any, name: str, volume: VolumeSource) -> Any:
+def _layer(neuroglancer: Any, name: str, volume: StoredArray) -> Any:
     """Return a layer whose voxels lie where they lie in the tissue."""
     labels = name in ("segmentation", "truth")
     channels = volume.shape[:-3]
@@ -166,7 +166,7 @@ def _space(
     )
 
 
-def _middle(volume: VolumeSource, raw: VolumeSource) -> list[float]:
+def _middle(volume: StoredArray, raw: StoredArray) -> list[float]:
     """Return the middle of a volume, in raw's voxels from 0 nm."""
     sides = zip(volume.offset, volume.shape[-3:], raw.resolution, strict=True)
     return [offset / side + (n // 2 + 0.5) for offset, n, side in sides]
@@ -182,7 +182,7 @@ def _exact(values: np.ndarray) -> np.ndarray:
 class _Lazy:
     """A volume whose voxels are read when they come into sight."""
 
-    def __init__(self, volume: VolumeSource) -> None:
+    def __init__(self, volume: StoredArray) -> None:
         self.volume, self.shape = volume, volume.shape
         signed = volume.dtype == np.int64
         self.dtype = np.dtype(np.uint64) if signed else volume.dtype

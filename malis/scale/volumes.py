@@ -41,7 +41,7 @@ def scale_package(name: str) -> ModuleType:
 
 
 @dataclass
-class VolumeSource:
+class StoredArray:
     """A volume in a file, read piece by piece: ``source[0:8, 0:64, 0:64]`` is an array.
 
     It can be pickled; whoever receives it opens the file for itself.
@@ -109,7 +109,7 @@ class VolumeSource:
         return {**self.__dict__, "_array": None}
 
 
-def open_volume(path: str | Path, dataset: str | None = None) -> VolumeSource:
+def open_volume(path: str | Path, dataset: str | None = None) -> StoredArray:
     """Open a volume for reading; voxels are read when they are asked for.
 
     Parameters
@@ -123,7 +123,7 @@ def open_volume(path: str | Path, dataset: str | None = None) -> VolumeSource:
 
     Returns
     -------
-    VolumeSource
+    StoredArray
 
     Raises
     ------
@@ -140,6 +140,11 @@ def open_volume(path: str | Path, dataset: str | None = None) -> VolumeSource:
         if Path(name).is_file():
             return _open_hdf5(name, dataset)
     return _open_zarr(name, dataset)
+
+
+def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Return offsets with three axes; a network that predicts sections has none along z."""
+    return tuple((0,) * (3 - len(step)) + tuple(step) for step in offsets)
 
 
 def create_ome_zarr(
@@ -269,7 +274,7 @@ def _ome_metadata(
     }
 
 
-def _open_hdf5(path: str, dataset: str | None) -> VolumeSource:
+def _open_hdf5(path: str, dataset: str | None) -> StoredArray:
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is no volume: neither an HDF5 file nor a Zarr folder")
     found: list[str] = []
@@ -279,7 +284,7 @@ def _open_hdf5(path: str, dataset: str | None) -> VolumeSource:
             chosen = _choose(path, dataset and dataset.strip("/"), found)
             node = file[chosen]
             place = _resolution_and_offset(f"{path}/{chosen}", node.attrs)
-            return VolumeSource(path, chosen, node.shape, node.dtype, *place, _others(node))
+            return StoredArray(path, chosen, node.shape, node.dtype, *place, _others(node))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -290,7 +295,7 @@ def _is_volume(node: Any) -> bool:
     return isinstance(node, h5py.Dataset) and node.ndim in (3, 4)
 
 
-def _open_zarr(path: str, dataset: str | None) -> VolumeSource:
+def _open_zarr(path: str, dataset: str | None) -> StoredArray:
     zarr = scale_package("zarr")
     try:
         node = zarr.open(path, mode="r")
@@ -319,7 +324,7 @@ def _open_zarr(path: str, dataset: str | None) -> VolumeSource:
         shape = shape[1:]
     if len(shape) not in (3, 4):
         raise ValueError(f"{name} must have the axes (z, y, x) or (c, z, y, x), got {node.shape}")
-    return VolumeSource(path, "/".join(inside), shape, node.dtype, *place, _others(node))
+    return StoredArray(path, "/".join(inside), shape, node.dtype, *place, _others(node))
 
 
 def _others(node: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 
 from malis._checks import Array, Offsets, as_numpy
-from malis.segmentation.grid import read_affinities
+from malis.segmentation.grid import as_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.numbering import compact
 from malis.segmentation.quantile import merge_by_quantile
@@ -70,7 +70,7 @@ def agglomerate(
     ----------
     Funke et al., IEEE TPAMI 41(7), 2019, section 3.3.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     if tuple(fragments.shape) != values.shape[1:]:
         raise ValueError(
             f"fragments must have shape {values.shape[1:]} like the affinities, "

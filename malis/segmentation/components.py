@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import Edges, all_edges, read_affinities
+from malis.segmentation.grid import Edges, all_edges, as_affinities
 from malis.segmentation.numbering import in_kind
 
 
@@ -39,7 +39,7 @@ def connected_components(affinities: Array, offsets: Offsets, threshold: float) 
     ----------
     Turaga et al., NIPS 2009, section 2.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = all_edges(shape, offsets)
     kept = [values[channel][near] >= np.float32(threshold) for channel, near, _ in edges]

@@ -37,7 +37,7 @@ class Edges(NamedTuple):
     far: tuple[slice, ...]
 
 
-def read_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+def as_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
     """Check affinities and offsets, and bring the affinities to the host as float32.
 
     Only edges within the volume are looked at: whatever stands on an edge that leaves it is
@@ -173,7 +173,7 @@ def average_affinities(
     ValueError, TypeError
         If the affinities do not fit the offsets, see `fragments`.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     return mean_of_neighbours(values, edges_of_all_axes(values.shape[1:], offsets, per_section))
 
 

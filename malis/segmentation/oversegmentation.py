@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_affinities
+from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
@@ -134,7 +134,7 @@ def fragment_steps(
     ValueError, TypeError
         See `fragments`.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = edges_of_all_axes(shape, offsets, per_section)
     is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
@@ -189,7 +189,7 @@ def inside_threshold(
     """
     averages = []
     for part in affinities if isinstance(affinities, list | tuple) else [affinities]:
-        values, steps = read_affinities(part, offsets)
+        values, steps = as_affinities(part, offsets)
         edges = edges_of_all_axes(values.shape[1:], steps, per_section)
         averages.append(mean_of_neighbours(values, edges).ravel())
     return lower_to_inside(np.concatenate(averages))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import direct_edges, read_affinities
+from malis.segmentation.grid import as_affinities, direct_edges
 from malis.segmentation.numbering import compact
 
 
@@ -113,7 +113,7 @@ def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> Regio
     -----
     O(A) time for A voxel edges between fragments, after one pass over the volume.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     if tuple(fragments.shape) != values.shape[1:]:
         raise ValueError(
             f"fragments must have shape {values.shape[1:]} like the affinities, "

@@ -8,7 +8,7 @@ import higra as hg
 import numpy as np
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import edges_of_all_axes, mean_of_neighbours, read_affinities
+from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import in_kind
 
 
@@ -46,7 +46,7 @@ def threshold_watershed(
     ----------
     Cousty et al., Watershed cuts, IEEE TPAMI 31(8), 2009.
     """
-    values, offsets = read_affinities(affinities, offsets)
+    values, offsets = as_affinities(affinities, offsets)
     edges = edges_of_all_axes(values.shape[1:], offsets, per_section)
     average = mean_of_neighbours(values, edges)
     height = np.where(average >= np.float32(threshold), np.float32(0), 1 - average)

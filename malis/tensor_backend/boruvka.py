@@ -5,7 +5,7 @@ In every round, each vertex picks its strongest edge, and the picked edges melt 
 are at most log2(n) + 1 of them; within a round, no vertex waits for another.
 
 Vertices have the numbers 0 ... n-1, and the supervertices of all rounds are numbered on from there.
-Of every supervertex the hierarchy keeps
+Of every supervertex the forest keeps
 
 - ``key``: its picked edge; keys sort edges from strong to weak and are all different;
 - ``far``: the supervertex at the other end of that edge;
@@ -34,7 +34,7 @@ _STRONGEST = 0x3FFFFFFF  # above the bits of any float32 in [0, 1], read as an i
 
 
 @dataclass(frozen=True)
-class Hierarchy:
+class BoruvkaForest:
     """All rounds of Borůvka's algorithm on n vertices: S supervertices, the vertices included.
 
     Parameters
@@ -170,7 +170,7 @@ def edge_codes(keys: Tensor) -> Tensor:
     return (keys >> _NUMBER_BITS).to(torch.int32)
 
 
-def grid_hierarchy(grid: Grid, taken: Tensor) -> Hierarchy:
+def grid_forest(grid: Grid, taken: Tensor) -> BoruvkaForest:
     """Run Borůvka's algorithm on some edges of a grid graph.
 
     In the first round, by far the largest, every voxel finds its strongest edge by comparing
@@ -184,7 +184,7 @@ def grid_hierarchy(grid: Grid, taken: Tensor) -> Hierarchy:
 
     Returns
     -------
-    Hierarchy
+    BoruvkaForest
     """
     rounds = _Rounds(grid.n_voxels, grid.codes.device)
     strongest = rounds.key[: grid.n_voxels].view(grid.shape)
@@ -204,7 +204,7 @@ def grid_hierarchy(grid: Grid, taken: Tensor) -> Hierarchy:
     return rounds.run(sources, targets, keys, grid)
 
 
-def list_hierarchy(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor) -> Hierarchy:
+def list_forest(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor) -> BoruvkaForest:
     """Run Borůvka's algorithm on a list of edges; an edge's number is its place in the list.
 
     Parameters
@@ -219,7 +219,7 @@ def list_hierarchy(n_vertices: int, sources: Tensor, targets: Tensor, codes: Ten
 
     Returns
     -------
-    Hierarchy
+    BoruvkaForest
     """
     keys = edge_keys(codes, torch.arange(len(codes), device=codes.device))
     rounds = _Rounds(n_vertices, codes.device)
@@ -227,7 +227,7 @@ def list_hierarchy(n_vertices: int, sources: Tensor, targets: Tensor, codes: Ten
 
 
 class _Rounds:
-    """A hierarchy while it grows.
+    """A forest while it grows.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class _Rounds:
 
     def run(
         self, sources: Tensor, targets: Tensor, keys: Tensor, graph: Grid | EdgeList
-    ) -> Hierarchy:
+    ) -> BoruvkaForest:
         """Build rounds until no edge is left.
 
         Parameters
@@ -258,7 +258,7 @@ class _Rounds:
 
         Returns
         -------
-        Hierarchy
+        BoruvkaForest
         """
         while len(keys):
             for end in (sources, targets):
@@ -273,7 +273,7 @@ class _Rounds:
         )
         if first == last:
             self.firsts.pop()
-        return Hierarchy(
+        return BoruvkaForest(
             self.parent[:last], self.far[:last], self.key[:last], self.component, self.firsts
         )
 

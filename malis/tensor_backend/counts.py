@@ -46,24 +46,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from malis._checks import Array
+from malis._checks import Array, mask_tensor
 from malis.tensor_backend.boruvka import (
     FINISHED,
+    BoruvkaForest,
     Grid,
-    Hierarchy,
     edge_codes,
     edge_numbers,
-    grid_hierarchy,
-    list_hierarchy,
+    grid_forest,
+    list_forest,
 )
 from malis.tensor_backend.merges import (
     Merges,
     kruskal_merges,
-    leaf_line,
     pair_products,
+    vertex_line,
     weakest_links,
 )
-from malis.tensor_backend.tensors import affinity_tensor, label_tensor, mask_tensor
+from malis.tensor_backend.tensors import affinity_tensor, label_tensor
 
 
 def parallel_pair_counts(
@@ -154,8 +154,8 @@ def parallel_maximin_edges(affinities: Tensor, offsets: np.ndarray, pairs: Tenso
         As `malis._checks.as_float32`.
     """
     grid = _batch_grid(affinity_tensor(affinities, offsets, batched=True), offsets)
-    hierarchy = grid_hierarchy(grid, grid.edges_where(lambda *_: True))
-    keys = weakest_links(hierarchy, hierarchy.key, *pairs.unbind(1))
+    forest = grid_forest(grid, grid.edges_where(lambda *_: True))
+    keys = weakest_links(forest, forest.key, *pairs.unbind(1))
     separate = keys == FINISHED
     numbers = edge_numbers(keys.masked_fill_(separate, 0))
     coordinates = []
@@ -185,13 +185,13 @@ def _inner_edges(grid: Grid, labels: Tensor) -> Tensor:
 def _constrained_counts(grid: Grid, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Both passes: the inner edges, then the others between the regions that they leave."""
     inner = _inner_edges(grid, labels)
-    hierarchy = grid_hierarchy(grid, inner)
-    merges = kruskal_merges(hierarchy)
-    pairs = pair_products(hierarchy, merges, torch.ones_like(hierarchy.component))
+    forest = grid_forest(grid, inner)
+    merges = kruskal_merges(forest)
+    pairs = pair_products(forest, merges, torch.ones_like(forest.component))
     positive = _spread(grid, merges.numbers, pairs)
-    del merges, pairs  # they are as large as the hierarchy of the other pass may be
+    del merges, pairs  # they are as large as the forest of the other pass may be
     late = grid.edges_where(lambda *_: True).logical_and_(~inner)
-    return positive, _boundary_counts(grid, hierarchy, late, labels)
+    return positive, _boundary_counts(grid, forest, late, labels)
 
 
 def _masked_counts(grid: Grid, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,8 +202,8 @@ def _masked_counts(grid: Grid, labels: Tensor, known: Tensor) -> tuple[Tensor, T
 
     # Edges known to be boundaries come last, when no other count changes any more.
     positive, _ = _label_counts(grid, exists & (inner | ~known), labels)
-    hierarchy = grid_hierarchy(grid, counted)
-    negative = _boundary_counts(grid, hierarchy, exists & ~counted, labels)
+    forest = grid_forest(grid, counted)
+    negative = _boundary_counts(grid, forest, exists & ~counted, labels)
     return (
         positive.masked_fill_(~counted.flatten(), 0),
         negative.masked_fill_(~known.flatten(), 0),
@@ -223,14 +223,14 @@ def _unconstrained_counts(
 
 def _label_counts(grid: Grid, taken: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs of one label and of two, for every edge of a grid graph of some edges."""
-    hierarchy = grid_hierarchy(grid, taken)
-    merges = kruskal_merges(hierarchy)
+    forest = grid_forest(grid, taken)
+    merges = kruskal_merges(forest)
     labels = labels.flatten()
-    same, different = _label_pairs(hierarchy, merges, labels, (labels != 0).to(torch.int32))
+    same, different = _label_pairs(forest, merges, labels, (labels != 0).to(torch.int32))
     return _spread(grid, merges.numbers, same), _spread(grid, merges.numbers, different)
 
 
-def _boundary_counts(grid: Grid, inner: Hierarchy, late: Tensor, labels: Tensor) -> Tensor:
+def _boundary_counts(grid: Grid, inner: BoruvkaForest, late: Tensor, labels: Tensor) -> Tensor:
     """Pairs of two labels, for the edges that come after the forest of the inner ones."""
     last = inner.key == FINISHED
     numbering = last.cumsum(0, dtype=torch.int32) - 1
@@ -241,25 +241,25 @@ def _boundary_counts(grid: Grid, inner: Hierarchy, late: Tensor, labels: Tensor)
     sources, targets = (region.index_select(0, end) for end in (sources, targets))
     apart = (sources != targets).nonzero().squeeze(1)
     sources, targets, keys = (x.index_select(0, apart) for x in (sources, targets, keys))
-    hierarchy = list_hierarchy(n_regions, sources, targets, edge_codes(keys))
-    merges = kruskal_merges(hierarchy)
+    forest = list_forest(n_regions, sources, targets, edge_codes(keys))
+    merges = kruskal_merges(forest)
 
     region, labels = region.to(torch.int64), labels.flatten()
     weights = torch.zeros(n_regions, dtype=torch.int32, device=labels.device)
     weights.scatter_add_(0, region, (labels != 0).to(torch.int32))
     region_labels = labels.new_zeros(n_regions).scatter_(0, region, labels)  # all of them alike
-    _, different = _label_pairs(hierarchy, merges, region_labels, weights)
+    _, different = _label_pairs(forest, merges, region_labels, weights)
     return _spread(grid, edge_numbers(keys).index_select(0, merges.numbers), different)
 
 
 def _label_pairs(
-    hierarchy: Hierarchy, merges: Merges, labels: Tensor, weights: Tensor
+    forest: BoruvkaForest, merges: Merges, labels: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Count the pairs of one label and of two that meet at every merge.
 
     Parameters
     ----------
-    hierarchy : Hierarchy
+    forest : BoruvkaForest
     merges : Merges
     labels : (n,) int64 tensor
         Label of every vertex; those of label 0 weigh nothing.
@@ -270,22 +270,22 @@ def _label_pairs(
     -------
     same, different : (M,) int64 tensors
     """
-    pairs = pair_products(hierarchy, merges, weights)
-    line = leaf_line(hierarchy, merges)
+    pairs = pair_products(forest, merges, weights)
+    line = vertex_line(forest, merges)
     line = line.index_select(0, labels.index_select(0, line).nonzero().squeeze(1))
     own, by_label = labels.index_select(0, line).sort(stable=True)
     line = line.index_select(0, by_label)
 
     links = (own[1:] == own[:-1]).nonzero().squeeze(1)
     ends = (line.index_select(0, links), line.index_select(0, links + 1))
-    meeting = weakest_links(hierarchy, merges.pick_ranks, *ends)
+    meeting = weakest_links(forest, merges.pick_ranks, *ends)
     joined = (meeting < len(merges)).nonzero().squeeze(1)
     if len(joined) == 0:
         return torch.zeros_like(pairs), pairs
     links = links.index_select(0, joined).to(torch.int32)
     meeting = meeting.index_select(0, joined)
 
-    paths = list_hierarchy(len(line), links, links + 1, meeting)
+    paths = list_forest(len(line), links, links + 1, meeting)
     path_merges = kruskal_merges(paths)
     products = pair_products(paths, path_merges, weights.index_select(0, line))
     deciding = meeting.index_select(0, path_merges.numbers).to(torch.int64)

@@ -52,7 +52,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from malis.tensor_backend.boruvka import FINISHED, Hierarchy, edge_numbers
+from malis.tensor_backend.boruvka import FINISHED, BoruvkaForest, edge_numbers
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,18 @@ class Merges:
         return len(self.numbers)
 
 
-def kruskal_merges(hierarchy: Hierarchy) -> Merges:
+def kruskal_merges(forest: BoruvkaForest) -> Merges:
     """Put the edges of Borůvka's forest into Kruskal's order, and into chains.
 
     Parameters
     ----------
-    hierarchy : Hierarchy
+    forest : BoruvkaForest
 
     Returns
     -------
     Merges
     """
-    parent, far, key = hierarchy.parent, hierarchy.far, hierarchy.key
+    parent, far, key = forest.parent, forest.far, forest.key
     none = len(parent)
     own = torch.arange(none, dtype=torch.int32, device=parent.device)
     mutual = far.index_select(0, far) == own  # finished ones too: they are their own far end
@@ -128,7 +128,7 @@ def kruskal_merges(hierarchy: Hierarchy) -> Merges:
     mates = mates.index_select(0, ranks)
     starts = (mates != none).nonzero().squeeze(1)
     starts = torch.cat([starts, starts.new_full((1,), len(ranks))])
-    rounds = torch.tensor(hierarchy.firsts[1:], device=starts.device) - hierarchy.n_vertices
+    rounds = torch.tensor(forest.firsts[1:], device=starts.device) - forest.n_vertices
     return Merges(
         numbers=edge_numbers(keys).index_select(0, ranks),
         ranks=ranks,
@@ -153,12 +153,12 @@ def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor, ranks: Ten
     return chains
 
 
-def pair_products(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> Tensor:
+def pair_products(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> Tensor:
     """Multiply the weights of the two regions that every merge joins.
 
     Parameters
     ----------
-    hierarchy : Hierarchy
+    forest : BoruvkaForest
     merges : Merges
     weights : (n,) int32 tensor
         Of the vertices; together below 2^31.
@@ -167,18 +167,18 @@ def pair_products(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> Tens
     -------
     (M,) int64 tensor
     """
-    sizes, before = _core_sizes(hierarchy, merges, weights)
+    sizes, before = _core_sizes(forest, merges, weights)
     joining = sizes.index_select(0, merges.owners)
     joined = before + sizes.index_select(0, merges.mates)  # one of the two is 0
     return joining.to(torch.int64) * joined
 
 
-def leaf_line(hierarchy: Hierarchy, merges: Merges) -> Tensor:
+def vertex_line(forest: BoruvkaForest, merges: Merges) -> Tensor:
     """Lay the vertices on a line where both sides of every merge are neighbouring intervals.
 
     Parameters
     ----------
-    hierarchy : Hierarchy
+    forest : BoruvkaForest
     merges : Merges
 
     Returns
@@ -186,10 +186,10 @@ def leaf_line(hierarchy: Hierarchy, merges: Merges) -> Tensor:
     (n,) int64 tensor
         The vertices in their order on the line; components one after the other.
     """
-    ones = torch.ones_like(hierarchy.component)
-    sizes, before = _core_sizes(hierarchy, merges, ones)
+    ones = torch.ones_like(forest.component)
+    sizes, before = _core_sizes(forest, merges, ones)
     begin = torch.empty_like(sizes)  # of every core on the line
-    roots = (hierarchy.key == FINISHED).nonzero().squeeze(1)
+    roots = (forest.key == FINISHED).nonzero().squeeze(1)
     lengths = sizes.index_select(0, roots)
     begin.scatter_(0, roots, lengths.cumsum(0, dtype=torch.int32) - lengths)
     for low, high in reversed(list(pairwise(merges.bounds))):
@@ -197,17 +197,17 @@ def leaf_line(hierarchy: Hierarchy, merges: Merges) -> Tensor:
         first = begin.index_select(0, merges.chains[low:high]) + before[low:high]
         begin.scatter_(0, owners, first)
         begin.scatter_(0, mates, first + sizes.index_select(0, owners))
-    place = begin[: hierarchy.n_vertices].to(torch.int64)
+    place = begin[: forest.n_vertices].to(torch.int64)
     line = torch.empty_like(place)
     return line.scatter_(0, place, torch.arange(len(line), device=line.device))
 
 
-def weakest_links(hierarchy: Hierarchy, picks: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def weakest_links(forest: BoruvkaForest, picks: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """Find the maximin edge of pairs of vertices.
 
     Parameters
     ----------
-    hierarchy : Hierarchy
+    forest : BoruvkaForest
     picks : (S,) tensor
         Pick of every supervertex, as anything that ascends from strong to weak and is largest for
         finished ones: the keys, or places in Kruskal's order.
@@ -223,7 +223,7 @@ def weakest_links(hierarchy: Hierarchy, picks: Tensor, one: Tensor, other: Tenso
     pending = torch.arange(len(one), device=one.device)
     finished = picks.max()
     while len(pending):
-        one, other = (hierarchy.parent.index_select(0, x) for x in (one, other))
+        one, other = (forest.parent.index_select(0, x) for x in (one, other))
         apart = (one != other) & (weakest.index_select(0, pending) != finished)
         apart = apart.nonzero().squeeze(1)
         pending, one, other = (x.index_select(0, apart) for x in (pending, one, other))
@@ -232,7 +232,7 @@ def weakest_links(hierarchy: Hierarchy, picks: Tensor, one: Tensor, other: Tenso
     return weakest
 
 
-def _core_sizes(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _core_sizes(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the weights in every core, and in every chain before each of its merges.
 
     Returns
@@ -242,13 +242,13 @@ def _core_sizes(hierarchy: Hierarchy, merges: Merges, weights: Tensor) -> tuple[
     before : (M,) int32 tensor
         What the chain has joined so far, 0 for its first merge.
     """
-    n = hierarchy.n_vertices
-    sizes = weights.new_zeros(len(hierarchy.parent) + 1)
+    n = forest.n_vertices
+    sizes = weights.new_zeros(len(forest.parent) + 1)
     sizes[:n] = weights
     # Of one chain after the other, before every merge; only differences within a chain matter.
     sums = torch.zeros(len(merges) + 1, dtype=torch.int64, device=weights.device)
     for round_, (low, high) in enumerate(pairwise(merges.bounds), start=1):
-        first, last = hierarchy.firsts[round_ : round_ + 2]
+        first, last = forest.firsts[round_ : round_ + 2]
         added = sizes.index_select(0, merges.owners[low:high])
         added += sizes.index_select(0, merges.mates[low:high])
         torch.cumsum(added, 0, out=sums[low + 1 : high + 1])

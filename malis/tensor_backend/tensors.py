@@ -10,11 +10,11 @@ from torch import Tensor
 from malis._checks import (
     Array,
     as_float32,
-    as_mask,
     check_affinity_shape,
     check_labels,
     check_unit_interval,
     clear_outside,
+    from_numpy,
 )
 
 
@@ -38,7 +38,7 @@ def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = Fals
         As `malis._checks.as_float32`.
     """
     if not isinstance(affinities, Tensor):
-        return _from_numpy(as_float32(affinities, offsets, batched))
+        return from_numpy(as_float32(affinities, offsets, batched))
     check_affinity_shape(affinities.shape, offsets, batched)
     if not affinities.is_floating_point():
         raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
@@ -78,42 +78,5 @@ def label_tensor(labels: Array, shape: tuple[int, ...], device: torch.device) ->
         labels = labels.view(torch.int64) if unsigned else labels.to(torch.int64)
     else:
         wide = np.uint64 if labels.dtype.kind == "u" else np.int64
-        labels = _from_numpy(labels.astype(wide, copy=False).view(np.int64))
+        labels = from_numpy(labels.astype(wide, copy=False).view(np.int64))
     return labels.to(device)
-
-
-def mask_tensor(
-    mask: Array | None, shape: tuple[int, ...], name: str, device: torch.device
-) -> Tensor | None:
-    """Check a mask and return it as a bool tensor; None stays None.
-
-    Parameters
-    ----------
-    mask : array or tensor, optional
-        0 or False, and anything else.
-    shape : tuple of int
-        The shape it must have.
-    name : str
-        What the message calls it.
-    device : torch.device
-
-    Returns
-    -------
-    bool tensor or None
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one.
-    """
-    if isinstance(mask, Tensor) and tuple(mask.shape) == tuple(shape):
-        return mask.to(device, torch.bool)
-    return None if mask is None else _from_numpy(as_mask(mask, shape, name)).to(device)
-
-
-def _from_numpy(array: np.ndarray) -> Tensor:
-    """Share the memory of an array where torch can; copy it where it is read-only or reversed."""
-    array = np.require(array, requirements=("C", "W"))
-    if min(array.strides, default=0) < 0:  # along an axis of length 1, NumPy does not mind
-        array = array.copy()
-    return torch.from_numpy(array)

@@ -21,6 +21,7 @@ from unet.plain import PlainCNN
 
 CHECKPOINT, MODEL = "malis checkpoint 1", "malis model 1"
 NETWORKS = (UNet, PlainCNN)
+RENAMED = {"PlainCNN": {"n_affinities": "out_channels"}}  # arguments in files of version 0.1
 
 
 class Model(NamedTuple):
@@ -123,7 +124,9 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
     known = {network.__name__: network for network in networks}
     if content["network"] not in known:
         raise ValueError(f"{path} holds a {content['network']}, known are {', '.join(known)}")
-    network = load_weights(known[content["network"]](**content["arguments"]), content["state"])
+    renamed = RENAMED.get(content["network"], {})
+    arguments = {renamed.get(name, name): value for name, value in content["arguments"].items()}
+    network = load_weights(known[content["network"]](**arguments), content["state"])
     return Model(network.eval(), tuple(map(tuple, content["offsets"])), content["card"])
 
 

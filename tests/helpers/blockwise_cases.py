@@ -34,7 +34,7 @@ NETWORKS = {
     ),
     "unet-2d": (UNet, {"depth": 3, "wf": 2, "padding": True}),
     "unet-2d-neighbours": (UNet, {"depth": 3, "wf": 2, "padding": True, "in_channels": 5}),
-    "cnn-3d": (PlainCNN, {"n_affinities": 3, "ndim": 3, "n_layers": 2}),
+    "cnn-3d": (PlainCNN, {"out_channels": 3, "ndim": 3, "n_layers": 2}),
 }
 
 

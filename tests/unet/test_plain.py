@@ -6,7 +6,7 @@ from unet.plain import PlainCNN
 
 
 def test_the_network_of_2009():
-    net = PlainCNN(n_affinities=3, ndim=3)
+    net = PlainCNN(out_channels=3, ndim=3)
     assert net.geometry.field_of_view == (17, 17, 17)
     assert sum(p.numel() for p in net.parameters()) == 630 + 2 * 3130 + 1878
     assert net(torch.zeros(1, 1, 21, 21, 21)).shape == (1, 3, 5, 5, 5)
@@ -38,7 +38,7 @@ def test_the_wider_network_of_later_experiments():
 
 def test_it_learns_an_edge_filter():
     torch.manual_seed(0)
-    net = PlainCNN(n_affinities=1, n_layers=2, kernel_size=3)
+    net = PlainCNN(out_channels=1, n_layers=2, kernel_size=3)
     x = torch.randn(8, 1, 24, 24)
     target = (x[:, :, 2:-2, 2:-2] > x[:, :, 1:-3, 2:-2]).float()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.05)
@@ -61,7 +61,7 @@ def test_it_learns_an_edge_filter():
         ({"features": (5, 5)}, r"features needs 3 entries \(n_layers - 1\), got 2"),
         ({"kernel_size": 4}, "odd"),
         ({"kernel_size": (3, 3, 3)}, "kernel_size must be 2 positive numbers"),
-        ({"n_affinities": 0}, "channels must be positive"),
+        ({"out_channels": 0}, "channels must be positive"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):

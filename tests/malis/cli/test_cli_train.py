@@ -335,7 +335,7 @@ class TestConfiguration:
         offsets = [[-1, 0], [0, -1], [-9, 0]]
         table = {**TABLE, "network": {"type": "PlainCNN", "offsets": offsets}}
         configuration = check_configuration(table)
-        assert configuration.arguments["n_affinities"] == 3
+        assert configuration.arguments["out_channels"] == 3
         assert configuration.offsets == tuple(map(tuple, offsets))
         np.testing.assert_array_equal(configuration.loss.losses[1].offsets, offsets)
 

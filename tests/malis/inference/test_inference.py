@@ -71,7 +71,7 @@ class TestTilesEqualOnePiece:
 def test_plain_network_in_tiles(tile):
     for net, shape in [
         (PlainCNN(), (40, 33)),
-        (PlainCNN(n_affinities=3, ndim=3, kernel_size=3), (4, 14, 9)),
+        (PlainCNN(out_channels=3, ndim=3, kernel_size=3), (4, 14, 9)),
     ]:
         volume = volume_of(shape)
         affinities = predict(net, volume, tile=tile, batch_size=4, progress=False)

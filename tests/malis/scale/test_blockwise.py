@@ -275,12 +275,12 @@ def test_coarser_levels_hold_every_second_voxel(tmp_path):
 
 def test_the_memory_of_a_network_is_the_sum_of_its_layers():
     """A 9x9x9 input: 5 maps of 5x5x5 before and after tanh, 3 of one voxel; float32."""
-    network = PlainCNN(n_affinities=3, ndim=3, n_layers=2)
+    network = PlainCNN(out_channels=3, ndim=3, n_layers=2)
     assert forward_memory(network, (9, 9, 9)) == 4 * (2 * 5 * 125 + 3)
 
 
 def test_a_worker_needs_no_more_memory_for_a_larger_volume(tmp_path):
-    network, halo = PlainCNN(n_affinities=3, ndim=3), (0, 80, 80)
+    network, halo = PlainCNN(out_channels=3, ndim=3), (0, 80, 80)
     block = (32, 64, 64)
     small, large, huge = ((n, 4 * n, 4 * n) for n in (64, 256, 4096))
     predicting = [memory_to_predict(network, shape, block, 64) for shape in (small, large, huge)]

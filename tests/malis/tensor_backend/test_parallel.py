@@ -20,9 +20,9 @@ from malis import (
 from malis._checks import choose_backend
 from malis.sampling import sample_pairs
 from malis.tensor_backend import sample_batch
-from malis.tensor_backend.boruvka import FINISHED, Grid, edge_numbers, grid_hierarchy
+from malis.tensor_backend.boruvka import FINISHED, Grid, edge_numbers, grid_forest
 from malis.tensor_backend.counts import parallel_maximin_edges, parallel_pair_counts
-from malis.tensor_backend.merges import kruskal_merges, leaf_line, pair_products, weakest_links
+from malis.tensor_backend.merges import kruskal_merges, pair_products, vertex_line, weakest_links
 
 OWN = Path(__file__).parents[2] / "fixtures/malis"
 SHARED = Path(__file__).parents[3] / "../shared/fixtures/malis"
@@ -66,38 +66,38 @@ A, B, C, D, E, F, ABC, DEF, ALL = range(9)
 
 def six_voxels():
     grid = Grid(AFFINITIES, np.array([[1]]))
-    hierarchy = grid_hierarchy(grid, grid.edges_where(lambda *_: True))
-    return hierarchy, kruskal_merges(hierarchy)
+    forest = grid_forest(grid, grid.edges_where(lambda *_: True))
+    return forest, kruskal_merges(forest)
 
 
 def test_the_rounds_of_six_voxels():
-    hierarchy, _ = six_voxels()
-    assert hierarchy.firsts == [A, ABC, ALL, ALL + 1]
-    assert hierarchy.parent.tolist() == [ABC] * 3 + [DEF] * 3 + [ALL] * 3
-    assert hierarchy.far.tolist() == [B, C, B, E, D, E, DEF, ABC, ALL]
-    assert hierarchy.key[ALL] == FINISHED
-    picks = [PLACE[number] for number in edge_numbers(hierarchy.key[:ALL])]
+    forest, _ = six_voxels()
+    assert forest.firsts == [A, ABC, ALL, ALL + 1]
+    assert forest.parent.tolist() == [ABC] * 3 + [DEF] * 3 + [ALL] * 3
+    assert forest.far.tolist() == [B, C, B, E, D, E, DEF, ABC, ALL]
+    assert forest.key[ALL] == FINISHED
+    picks = [PLACE[number] for number in edge_numbers(forest.key[:ALL])]
     assert picks == [4, 0, 0, 1, 1, 2, 3, 3]
 
 
 def test_the_chains_of_six_voxels():
-    hierarchy, merges = six_voxels()
+    forest, merges = six_voxels()
     places = [PLACE[number] for number in merges.numbers]
     assert places == merges.ranks.tolist() == [0, 1, 2, 3, 4]
     assert merges.chains.tolist() == [ABC, DEF, DEF, ALL, ALL]
-    none = len(hierarchy.parent)
+    none = len(forest.parent)
     assert merges.owners.tolist() == [C, E, F, DEF, A]
     assert merges.mates.tolist() == [B, D, none, ABC, none]
     assert merges.bounds == [0, 3, 5]
     ones = torch.ones(6, dtype=torch.int32)
-    assert pair_products(hierarchy, merges, ones).tolist() == [1, 1, 2, 6, 5]
+    assert pair_products(forest, merges, ones).tolist() == [1, 1, 2, 6, 5]
 
 
 def test_the_leaf_line_and_a_weakest_link_of_six_voxels():
-    hierarchy, merges = six_voxels()
-    assert leaf_line(hierarchy, merges).tolist() == [E, D, F, C, B, A]
+    forest, merges = six_voxels()
+    assert vertex_line(forest, merges).tolist() == [E, D, F, C, B, A]
     pairs = torch.tensor([[A, E], [D, F], [B, F]])
-    assert weakest_links(hierarchy, merges.pick_ranks, *pairs.T).tolist() == [4, 2, 3]
+    assert weakest_links(forest, merges.pick_ranks, *pairs.T).tolist() == [4, 2, 3]
 
 
 def test_the_labels_of_six_voxels():
@@ -245,8 +245,8 @@ def test_a_ruler_takes_log_n_rounds_and_a_ramp_one():
     offsets = np.array([[-1]])
     for affinities, n_rounds in ((ruler(4096), 12), (CHAIN[None] / 5000, 1)):
         grid = Grid(torch.from_numpy(affinities.astype(np.float32)), offsets)
-        hierarchy = grid_hierarchy(grid, grid.edges_where(lambda *_: True))
-        assert len(hierarchy.firsts) - 2 == n_rounds
+        forest = grid_forest(grid, grid.edges_where(lambda *_: True))
+        assert len(forest.firsts) - 2 == n_rounds
 
 
 def test_sums_are_all_pairs_of_a_connected_graph(device):

@@ -125,6 +125,16 @@ class TestModels:
         assert difference <= tolerance
         assert all(value.dtype != torch.float16 for value in model.network.state_dict().values())
 
+    def test_arguments_of_earlier_versions(self, tmp_path):
+        """`PlainCNN` once called its number of outputs `n_affinities`; such files go on loading."""
+        network = PlainCNN(out_channels=3, ndim=3)
+        arguments = {"out_channels": 3, "ndim": 3}
+        save_model(tmp_path / "a.pt", network, arguments, np.negative(np.eye(3, dtype=int)))
+        content = torch.load(tmp_path / "a.pt", weights_only=True)
+        content["arguments"] = {"n_affinities": 3, "ndim": 3}
+        torch.save(content, tmp_path / "a.pt")
+        assert load_model(tmp_path / "a.pt").network.out_channels == 3
+
     def test_half_is_half_the_size(self, tmp_path):
         network = UNet(depth=3, wf=5)
         for half in (True, False):
@@ -133,7 +143,7 @@ class TestModels:
         assert 0.49 < ratio < 0.55
 
     def test_other_networks(self, tmp_path):
-        arguments = {"ndim": 3, "n_affinities": 3}
+        arguments = {"ndim": 3, "out_channels": 3}
         network = PlainCNN(**arguments)
         offsets = np.negative(np.eye(3, dtype=int))
         save_model(tmp_path / "a.pt", network, arguments, offsets, half=False)
