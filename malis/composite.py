@@ -44,6 +44,43 @@ class SumLoss(nn.Module):
         self.weights = [1.0] * len(losses) if weights is None else list(weights)
         if len(self.weights) != len(self.losses):
             raise ValueError(f"got {len(self.weights)} weights for {len(self.losses)} losses")
+        self._last_terms: dict[str, Tensor] = {}
+
+    @property
+    def last_terms(self) -> dict[str, Tensor]:
+        """What `terms` returned last, detached: the parts of a loss that was just called."""
+        return self._last_terms
+
+    def terms(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the losses one by one, before they are weighted.
+
+        Parameters
+        ----------
+        affinities, labels, edge_mask, labelled_mask : tensors
+            See `forward`.
+
+        Returns
+        -------
+        dict of tensors
+            By the name of their class, with the place in the sum behind it where two share one.
+
+        Raises
+        ------
+        TypeError
+            If there is a mask and a loss takes none.
+        """
+        masks = given_masks(edge_mask, labelled_mask)
+        kinds = [type(loss).__name__ for loss in self.losses]
+        names = [k if kinds.count(k) == 1 else f"{k} {i}" for i, k in enumerate(kinds)]
+        values = [loss(affinities, labels, **masks) for loss in self.losses]
+        self._last_terms = {n: v.detach() for n, v in zip(names, values, strict=True)}
+        return dict(zip(names, values, strict=True))
 
     def forward(
         self,
@@ -70,8 +107,7 @@ class SumLoss(nn.Module):
         TypeError
             If there is a mask and a loss takes none.
         """
-        masks = given_masks(edge_mask, labelled_mask)
-        terms = [loss(affinities, labels, **masks) for loss in self.losses]
+        terms = self.terms(affinities, labels, edge_mask, labelled_mask).values()
         weighted = [weight * term for weight, term in zip(self.weights, terms, strict=True)]
         return torch.stack(weighted).sum()
 

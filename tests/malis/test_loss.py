@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -277,6 +278,23 @@ def test_the_sum_of_losses():
     torch.testing.assert_close(SumLoss(parts, [1, 0.5])(affinities, labels), expected)
     with pytest.raises(ValueError, match="got 1 weights for 2 losses"):
         SumLoss(parts, [1])
+
+
+def test_a_sum_tells_its_terms():
+    affinities, labels = batch()
+    parts = MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS), MalisLoss(OFFSETS, normalise="pairs")
+    loss = SumLoss(parts, [1, 0.5, 2])
+    assert loss.last_terms == {}
+    terms = loss.terms(affinities, labels)
+    assert list(terms) == ["MalisLoss 0", "AffinityCrossEntropy", "MalisLoss 2"]
+    for part, term in zip(parts, terms.values(), strict=True):
+        assert term == part(affinities, labels) and term.requires_grad
+    counter = Mock(wraps=malis_weights)
+    with patch("malis.loss.malis_weights", counter):
+        loss(affinities.detach() * 0.9, labels)
+    assert counter.call_count == 2  # the terms of a call need no second one
+    assert loss.last_terms == loss.terms(affinities.detach() * 0.9, labels)
+    assert not any(term.requires_grad for term in loss.last_terms.values())
 
 
 def test_reductions_are_over_samples():
