@@ -7,7 +7,7 @@ runs as it is, because trees and tables of NumPy and Higra are nothing to trace.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -79,8 +79,8 @@ def check_affinity_shape(shape: Sequence[int], offsets: np.ndarray, batched: boo
         raise ValueError(f"affinities are empty: shape {tuple(shape)}")
 
 
-def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) -> np.ndarray:
-    """Check affinities and return them as a float32 array on the host, never below 0.
+def check_affinities(affinities: Array, offsets: np.ndarray, batched: bool) -> Array:
+    """Check affinities and return them as they are compared: float32, in kind, where they are.
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) ->
 
     Returns
     -------
-    float32 array of the same shape
-        A copy only where the dtype, the device or a value below 0 demands one.
+    float32 array or tensor of the same shape
+        Finite and without a gradient; a copy only where the dtype or a value demands one.
 
     Raises
     ------
@@ -105,22 +105,33 @@ def as_float32(affinities: Array, offsets: np.ndarray, batched: bool = False) ->
     """
     check_affinity_shape(affinities.shape, offsets, batched)
     if isinstance(affinities, torch.Tensor):
-        if not affinities.is_floating_point():
-            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        epsilon = torch.finfo(affinities.dtype).eps
-        values = affinities.detach().to("cpu", torch.float32).numpy()
+        floating, limits = affinities.is_floating_point(), torch.finfo
     else:
-        if not np.issubdtype(affinities.dtype, np.floating):
-            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        epsilon = float(np.finfo(affinities.dtype).eps)
+        floating, limits = np.issubdtype(affinities.dtype, np.floating), np.finfo
+    if not floating:
+        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
+    if isinstance(affinities, torch.Tensor):
+        values = affinities.detach().to(torch.float32)
+    else:
         values = affinities.astype(np.float32, copy=False)
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # perhaps on edges that leave the volume, where all is allowed
-        values = clear_outside(values, offsets)
-        low, high = float(values.min()), float(values.max())
-    check_unit_interval(low, high, epsilon)
-    # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
-    return np.maximum(values, np.float32(0)) + np.float32(0) if low <= 0 else values
+    margin = 4 * float(limits(affinities.dtype).eps)
+    low, high = _extremes(values)
+    if not (low >= -margin and high <= 1 + margin):
+        values = clear_outside(values, offsets)  # there, all is allowed
+        low, high = _extremes(values)
+        if not math.isfinite(low + high):
+            raise ValueError("affinities must be finite, got NaN or infinity")
+        if not (low >= -margin and high <= 1 + margin):
+            raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
+    return values
+
+
+def _extremes(values: Array) -> tuple[float, float]:
+    """Return the least and the greatest value; NaN if there is one. Both are read from a device."""
+    if isinstance(values, torch.Tensor):
+        low, high = values.aminmax()
+        return low.item(), high.item()
+    return float(values.min()), float(values.max())
 
 
 def clear_outside(affinities: Array, offsets: np.ndarray) -> Array:
@@ -137,36 +148,18 @@ def clear_outside(affinities: Array, offsets: np.ndarray) -> Array:
         A copy.
     """
     tensor = isinstance(affinities, torch.Tensor)
-    values = affinities.clone() if tensor else affinities.copy()
+    shape = affinities.shape[-offsets.shape[1] - 1 :]
+    if tensor:
+        outside = torch.zeros(shape, dtype=torch.bool, device=affinities.device)
+    else:
+        outside = np.zeros(shape, dtype=bool)
     for channel, offset in enumerate(offsets.tolist()):
         for axis, step in enumerate(offset):
-            if step:
-                size = values.shape[axis - len(offset)]
-                outside = slice(-step) if step < 0 else slice(max(size - step, 0), None)
-                box = [slice(None)] * len(offset)
-                box[axis] = outside
-                values[(..., channel, *box)] = 0
-    return values
-
-
-def check_unit_interval(low: float, high: float, epsilon: float) -> None:
-    """Raise a ValueError if affinities are not finite, or outside [0, 1] by more than rounding.
-
-    Parameters
-    ----------
-    low, high : float
-        The least and the greatest affinity.
-    epsilon : float
-        Machine epsilon of their dtype.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("affinities must be finite, got NaN or infinity")
-    if low < -4 * epsilon or high > 1 + 4 * epsilon:
-        raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
+            along = outside[channel].swapaxes(0, axis)
+            along[slice(-step) if step < 0 else slice(max(len(along) - step, 0), None)] = True
+    if tensor:
+        return affinities.masked_fill(outside, 0)
+    return np.where(outside, affinities.dtype.type(0), affinities)
 
 
 def check_labels(labels: Array, shape: Sequence[int]) -> None:
@@ -195,26 +188,6 @@ def check_labels(labels: Array, shape: Sequence[int]) -> None:
         raise ValueError(f"labels must not be negative, got {int(labels.min())}")
 
 
-def check_batch(affinities: Array, labels: Array, offsets: np.ndarray) -> None:
-    """Raise unless affinities and labels are batches of one shape.
-
-    Parameters
-    ----------
-    affinities : (B, C, *spatial) array or tensor
-    labels : (B, *spatial) integer array or tensor
-    offsets : (C, ndim) int64 array
-
-    Raises
-    ------
-    ValueError
-        If the shapes disagree or a label is negative.
-    TypeError
-        If the labels are not integers.
-    """
-    check_affinity_shape(affinities.shape, offsets, batched=True)
-    check_labels(labels, (len(affinities), *affinities.shape[2:]))
-
-
 def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
     """Raise a TypeError unless `array` holds integers.
 
@@ -237,115 +210,96 @@ def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
         raise TypeError(f"{name} must be integers, got {array.dtype}")
 
 
-def check_array(array: np.ndarray, name: str) -> None:
-    """Raise a TypeError unless `array` is a NumPy array.
+class Checked(NamedTuple):
+    """A prediction and its ground truth that have passed the gate.
 
-    Parameters
+    Attributes
     ----------
-    array : array
-    name : str
-        What the message calls it.
-
-    Raises
-    ------
-    TypeError
-        If it is something else, a tensor for instance.
+    values : ([B,] C, *spatial) float32 array or tensor
+        The affinities as `check_affinities` returns them.
+    labels : ([B,] *spatial) integer array or tensor
+    edge_mask : ([B,] C, *spatial) bool array or tensor, or None
+    labelled_mask : ([B,] *spatial) bool array or tensor, or None
     """
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+
+    values: np.ndarray | torch.Tensor
+    labels: np.ndarray | torch.Tensor
+    edge_mask: np.ndarray | torch.Tensor | None = None
+    labelled_mask: np.ndarray | torch.Tensor | None = None
 
 
-def check_mask(mask: Array, shape: Sequence[int], name: str) -> None:
-    """Raise a ValueError unless a mask has a shape.
-
-    Parameters
-    ----------
-    mask : array or tensor
-    shape : sequence of int
-        The shape it must have.
-    name : str
-        What the message calls it.
-
-    Raises
-    ------
-    ValueError
-    """
-    if tuple(mask.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
-
-
-def given_masks(
-    edge_mask: torch.Tensor | None, labelled_mask: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """Return those masks that there are as keywords, for a loss that may take none.
+def check_prediction(
+    affinities: Array,
+    labels: Array,
+    offsets: np.ndarray,
+    edge_mask: Array | None = None,
+    labelled_mask: Array | None = None,
+    *,
+    batched: bool | None = None,
+) -> Checked:
+    """Check a prediction and its ground truth.
 
     Parameters
     ----------
-    edge_mask, labelled_mask : tensors, optional
-        See `malis.pair_counts`.
-
-    Returns
-    -------
-    dict
-    """
-    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
-    return {name: mask for name, mask in masks.items() if mask is not None}
-
-
-def as_mask(mask: Array, shape: Sequence[int], name: str) -> np.ndarray:
-    """Check the shape of a mask and return it as a bool array on the host.
-
-    Parameters
-    ----------
-    mask : array or tensor
+    affinities : ([B,] C, *spatial) float array or tensor
+    labels : ([B,] *spatial) integer array or tensor
+    offsets : (C, ndim) int64 array
+    edge_mask : ([B,] C, *spatial) array or tensor, optional
         0 or False, and anything else.
-    shape : sequence of int
-        The shape it must have.
-    name : str
-        What the message calls it.
+    labelled_mask : ([B,] *spatial) array or tensor, optional
+        0 or False, and anything else.
+    batched : bool, optional
+        Whether the batch axis must be there; by default it may.
 
     Returns
     -------
-    bool array
+    Checked
 
     Raises
     ------
-    ValueError
-        If the shape is another one.
+    ValueError, TypeError
+        As `check_affinities` and `check_labels`, and if a mask has another shape.
     """
-    check_mask(mask, shape, name)
-    if isinstance(mask, torch.Tensor):
-        mask = mask.to(torch.bool)  # NumPy does not know all of torch's types
-    return as_numpy(mask).astype(bool, copy=False)
+    ndim = offsets.shape[1]
+    if batched is None:
+        batched = affinities.ndim == ndim + 2
+    values = check_affinities(affinities, offsets, batched)
+    shape = tuple(values.shape)
+    check_labels(labels, (*shape[:batched], *shape[-ndim:]))
+    return Checked(
+        values,
+        labels,
+        check_mask(edge_mask, shape, "edge_mask"),
+        check_mask(labelled_mask, labels.shape, "labelled_mask"),
+    )
 
 
-def mask_tensor(
-    mask: Array | None, shape: tuple[int, ...], name: str, device: torch.device
-) -> torch.Tensor | None:
-    """Check a mask and return it as a bool tensor; None stays None.
+def check_mask(mask: Array | None, shape: Sequence[int], name: str) -> Array | None:
+    """Check the shape of a mask and return it as booleans; None stays None.
 
     Parameters
     ----------
     mask : array or tensor, optional
         0 or False, and anything else.
-    shape : tuple of int
+    shape : sequence of int
         The shape it must have.
     name : str
         What the message calls it.
-    device : torch.device
 
     Returns
     -------
-    bool tensor or None
+    bool array or tensor, or None
 
     Raises
     ------
     ValueError
         If the shape is another one.
     """
-    if isinstance(mask, torch.Tensor) and tuple(mask.shape) == tuple(shape):
-        return mask.to(device, torch.bool)
-    return None if mask is None else from_numpy(as_mask(mask, shape, name)).to(device)
+    if mask is None:
+        return None
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
+    return mask.bool() if isinstance(mask, torch.Tensor) else mask.astype(bool, copy=False)
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
@@ -379,6 +333,24 @@ def as_numpy(array: Array) -> np.ndarray:
         Shares the memory of `array` where it can.
     """
     return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+
+
+def like(array: np.ndarray | torch.Tensor, model: Array) -> Array:
+    """Return an array or a tensor as what `model` is, on its device.
+
+    Parameters
+    ----------
+    array, model : array or tensor
+
+    Returns
+    -------
+    array or tensor
+        Shares the memory of `array` where it can.
+    """
+    if not isinstance(model, torch.Tensor):
+        return as_numpy(array)
+    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+    return tensor.to(model.device)
 
 
 def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:

@@ -102,20 +102,38 @@ def affinities_from_labels(labels: Array, offsets: Offsets) -> Array:
             f"got shape {tuple(labels.shape)}"
         )
     check_labels(labels, labels.shape)
+    same = same_object(labels, offsets)
+    return same.float() if isinstance(same, torch.Tensor) else same.view(np.uint8)
+
+
+def same_object(labels: Array, offsets: np.ndarray) -> Array:
+    """Mark the edges whose both ends carry the same object.
+
+    Parameters
+    ----------
+    labels : ([B,] *spatial) integer array or tensor
+        Object ids, 0 = background.
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    ([B,] C, *spatial) bool array or tensor
+        False on edges that touch background or leave the volume.
+    """
     if isinstance(labels, torch.Tensor) and labels.dtype == torch.uint64:
         labels = labels.view(torch.int64)  # torch compares no uint64; the same bits compare alike
-    batched = labels.ndim == ndim + 1
-    shape = (*labels.shape[: labels.ndim - ndim], len(offsets), *labels.shape[labels.ndim - ndim :])
+    n_channels, ndim = offsets.shape
+    spatial = labels.shape[labels.ndim - ndim :]
+    shape = (*labels.shape[: labels.ndim - ndim], n_channels, *spatial)
     if isinstance(labels, torch.Tensor):
-        affinities = torch.zeros(shape, dtype=torch.float32, device=labels.device)
+        same = torch.zeros(shape, dtype=torch.bool, device=labels.device)
     else:
-        affinities = np.zeros(shape, dtype=np.uint8)
-    batch = (slice(None),) * batched
+        same = np.zeros(shape, dtype=bool)
     for channel, offset in enumerate(offsets):
-        sources, targets = edge_slices(shape[-ndim:], offset)
-        ends = labels[batch + sources], labels[batch + targets]
-        affinities[(*batch, channel, *sources)] = (ends[0] == ends[1]) & (ends[0] != 0)
-    return affinities
+        sources, targets = edge_slices(spatial, offset)
+        own, other = labels[(..., *sources)], labels[(..., *targets)]
+        same[(..., channel, *sources)] = (own == other) & (own != 0)
+    return same
 
 
 def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
@@ -143,6 +161,22 @@ def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
             f"got {tuple(shape)}"
         )
     return scatter_edges(True, shape, offsets, dtype=np.dtype(bool))
+
+
+def count_edges(shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
+    """Count the edges of every channel that exist.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Spatial shape of the volume.
+    offsets : (C, ndim) int64 array
+
+    Returns
+    -------
+    (C,) int64 array
+    """
+    return np.maximum(np.array(shape) - np.abs(offsets), 0).prod(axis=1)
 
 
 def grid_edges(shape: Sequence[int], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,13 +274,13 @@ def locate_edges(edges: np.ndarray, shape: Sequence[int], offsets: np.ndarray) -
         Channel and coordinates of the voxel that owns each edge.
     """
     views = [edge_slices(shape, offset)[0] for offset in offsets]
-    sizes = np.array([[axis.stop - axis.start for axis in view] for view in views])
-    first = np.concatenate([[0], np.cumsum(sizes.prod(axis=1))])
+    first = np.concatenate([[0], np.cumsum(count_edges(shape, offsets))])
     channels = np.searchsorted(first, edges, side="right") - 1
     located = np.empty((len(edges), 1 + len(shape)), dtype=np.int64)
     located[:, 0] = channels
     for channel in np.unique(channels):
-        own = channels == channel
-        within = np.unravel_index(edges[own] - first[channel], sizes[channel])
-        located[own, 1:] = np.stack(within, axis=1) + [axis.start for axis in views[channel]]
+        own, view = channels == channel, views[channel]
+        size = [axis.stop - axis.start for axis in view]
+        within = np.unravel_index(edges[own] - first[channel], size)
+        located[own, 1:] = np.stack(within, axis=1) + [axis.start for axis in view]
     return located

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from malis._checks import check_labels, check_mask, given_masks
+from malis._checks import check_labels, check_mask
+from malis.edge_loss import AffinityLoss
 from malis.labels import grow_boundary, relabel_batch
 
 
-class SumLoss(nn.Module):
+class SumLoss(AffinityLoss):
     r"""A weighted sum of losses, :math:`L = \sum_i \alpha_i L_i`.
 
     Parameters
@@ -63,7 +64,7 @@ class SumLoss(nn.Module):
         Parameters
         ----------
         affinities, labels, edge_mask, labelled_mask : tensors
-            See `forward`.
+            As in a call.
 
         Returns
         -------
@@ -82,37 +83,19 @@ class SumLoss(nn.Module):
         self._last_terms = {n: v.detach() for n, v in zip(names, values, strict=True)}
         return dict(zip(names, values, strict=True))
 
-    def forward(
+    def _evaluate(
         self,
         affinities: Tensor,
         labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
     ) -> Tensor:
-        """Add the losses up.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-        labels : (B, *spatial) integer tensor
-        edge_mask, labelled_mask : tensors, optional
-            Passed on to every loss, see `MalisLoss.forward`.
-
-        Returns
-        -------
-        0-dimensional Tensor
-
-        Raises
-        ------
-        TypeError
-            If there is a mask and a loss takes none.
-        """
         terms = self.terms(affinities, labels, edge_mask, labelled_mask).values()
         weighted = [weight * term for weight, term in zip(self.weights, terms, strict=True)]
         return torch.stack(weighted).sum()
 
 
-class WindowLoss(nn.Module):
+class WindowLoss(AffinityLoss):
     """The mean of a loss over windows that tile the patch.
 
     Parameters
@@ -126,6 +109,12 @@ class WindowLoss(nn.Module):
     ------
     ValueError
         If a size is smaller than 1.
+
+    Notes
+    -----
+    An edge that leaves its window is in no graph and gets no gradient. Masks are cut like the
+    affinities and labels. Which parts of an object meet within a window is told by the labels as
+    they stand, those of unlabelled voxels included.
 
     Examples
     --------
@@ -142,49 +131,26 @@ class WindowLoss(nn.Module):
         if np.min(self.size) < 1:
             raise ValueError(f"size must be at least 1, got {size}")
 
-    def forward(
+    def _evaluate(
         self,
         affinities: Tensor,
         labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
     ) -> Tensor:
-        """Compute the loss of every window, and average.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-            In [0, 1]. An edge that leaves its window is in no graph and gets no gradient.
-        labels : (B, *spatial) integer tensor
-            Object ids, 0 = background.
-        edge_mask, labelled_mask : tensors, optional
-            Cut alike and passed on to the loss, see `malis.MalisLoss.forward`. Which parts of an
-            object meet is told by the labels as they stand, those of unlabelled voxels included.
-
-        Returns
-        -------
-        0-dimensional Tensor
-
-        Raises
-        ------
-        ValueError
-            If the size does not divide the patch, shapes disagree, or a label is negative.
-        TypeError
-            If labels are not integers, or there is a mask and the loss takes none.
-        """
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
+        edge_mask = check_mask(edge_mask, affinities.shape, "edge_mask")
+        labelled_mask = check_mask(labelled_mask, labels.shape, "labelled_mask")
         pieces, inside = cut_windows(affinities, labels, self.size)
-        window, masks = tuple(inside.shape[1:]), {}
+        window = tuple(inside.shape[1:])
         if edge_mask is not None:
-            check_mask(edge_mask, affinities.shape, "edge_mask")
-            masks["edge_mask"] = _windows(edge_mask, window)
+            edge_mask = _windows(edge_mask, window)
         if labelled_mask is not None:
-            check_mask(labelled_mask, labels.shape, "labelled_mask")
-            masks["labelled_mask"] = _windows(labelled_mask[:, None], window).squeeze(1)
-        return self.loss(pieces, inside, **masks)
+            labelled_mask = _windows(labelled_mask[:, None], window).squeeze(1)
+        return self.loss(pieces, inside, **given_masks(edge_mask, labelled_mask))
 
 
-class GrowBoundaryLoss(nn.Module):
+class GrowBoundaryLoss(AffinityLoss):
     """A loss that sees a margin of background between objects, beside others that do not.
 
     MALIS needs the margin where labels touch; to cross-entropy an edge in the wrong place is one of
@@ -203,6 +169,10 @@ class GrowBoundaryLoss(nn.Module):
     TypeError, ValueError
         As `grow_boundary` does, for steps that are no steps.
 
+    Notes
+    -----
+    What the margin cuts in two are two objects then. Masks are passed on as they are.
+
     Examples
     --------
     >>> offsets = [(-1, 0), (0, -1)]
@@ -217,41 +187,19 @@ class GrowBoundaryLoss(nn.Module):
         axes = 1 if isinstance(self.steps, int) else len(self.steps)
         grow_boundary(np.zeros((1,) * axes, int), self.steps)  # or complain now
 
-    def forward(
+    def _evaluate(
         self,
         affinities: Tensor,
         labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
     ) -> Tensor:
-        """Compute the loss with the outermost voxels of every object as background.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-        labels : (B, *spatial) integer tensor
-            Object ids, 0 = background. What the margin cuts in two are two objects then.
-        edge_mask, labelled_mask : tensors, optional
-            Passed on to the loss as they are, see `malis.MalisLoss.forward`.
-
-        Returns
-        -------
-        Tensor
-            What the loss returns.
-
-        Raises
-        ------
-        ValueError
-            If there are not as many steps as axes, shapes disagree, or a label is negative.
-        TypeError
-            If labels are not integers, or there is a mask and the loss takes none.
-        """
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
         ids = labels.numpy(force=True)
         along = (self.steps,) * (ids.ndim - 1) if isinstance(self.steps, int) else self.steps
         grown = relabel_batch(grow_boundary(ids, (0, *along)))
-        masks = given_masks(edge_mask, labelled_mask)
-        return self.loss(affinities, torch.from_numpy(grown).to(labels.device), **masks)
+        grown = torch.from_numpy(grown).to(labels.device)
+        return self.loss(affinities, grown, **given_masks(edge_mask, labelled_mask))
 
 
 def cut_windows(
@@ -287,6 +235,12 @@ def cut_windows(
     pieces = _windows(labels[:, None], window).squeeze(1).numpy(force=True)
     inside = torch.from_numpy(relabel_batch(pieces)).to(labels.device)
     return _windows(affinities, window), inside
+
+
+def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:
+    """Return those masks that there are as keywords, for a loss that may take none."""
+    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
+    return {name: mask for name, mask in masks.items() if mask is not None}
 
 
 def _windows(batch: Tensor, window: tuple[int, ...]) -> Tensor:

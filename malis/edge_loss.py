@@ -1,4 +1,4 @@
-r"""What a single edge is charged, and cross-entropy: every edge charged alike.
+r"""What a loss is, what a single edge is charged, and cross-entropy: every edge charged alike.
 
 An edge within an object should have affinity 1 and is charged :math:`\ell(a)`; an edge between two
 objects should have affinity 0 and is charged :math:`\ell(1 - a)`.
@@ -10,15 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from malis._checks import (
-    Offsets,
-    check_batch,
-    check_offsets,
-    check_unit_interval,
-    clear_outside,
-    mask_tensor,
-)
-from malis.affinity import affinities_from_labels, existing_edges
+from malis._checks import Checked, Offsets, check_offsets, check_prediction, clear_outside, like
+from malis.affinity import count_edges, same_object
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,
@@ -47,17 +40,74 @@ def edge_losses(affinities: Tensor, edge_loss: str, margin: float) -> tuple[Tens
         At least float32, outside of any autocast.
     """
     with torch.autocast(affinities.device.type, enabled=False):
-        values = affinities.to(torch.promote_types(affinities.dtype, torch.float32)).clamp(0, 1)
+        values = at_least_float32(affinities).clamp(0, 1)
         loss = EDGE_LOSSES[edge_loss]
         return loss(values, margin), loss(1 - values, margin)
 
 
-class AffinityCrossEntropy(nn.Module):
+def at_least_float32(affinities: Tensor) -> Tensor:
+    """Return affinities of half precision as float32, all others as they are."""
+    return affinities.to(torch.promote_types(affinities.dtype, torch.float32))
+
+
+class AffinityLoss(nn.Module):
+    """How every loss is called: those on edges, and those made of other losses."""
+
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of predicted affinities.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+            In [0, 1]; channel c joins voxel v and v + offsets[c]. Edges that leave the volume may
+            hold anything, and get no gradient.
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background.
+        edge_mask : (B, C, *spatial) tensor, optional
+            1 = known, 0 = unknown edge.
+        labelled_mask : (B, *spatial) tensor, optional
+            1 = labelled, 0 = unlabelled voxel; see `malis.pair_counts`.
+
+        Returns
+        -------
+        Tensor
+            0-dimensional, or what a reduction of ``"none"`` leaves; at least float32.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree or do not fit the loss, a label is negative, or the affinity of an
+            edge is not finite or not in [0, 1].
+        TypeError
+            If affinities are not floating-point numbers, labels are not integers, or there is a
+            mask and the loss, or one inside it, takes none.
+        """
+        return self._evaluate(affinities, labels, edge_mask, labelled_mask)
+
+    def _evaluate(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+class AffinityCrossEntropy(AffinityLoss):
     r"""Binary cross-entropy over all edges: the affinity loss without any notion of a segment.
 
     .. math:: L = -\frac{1}{|E|} \sum_{e \in E} \big[ t_e \log a_e + (1 - t_e) \log(1 - a_e) \big]
 
-    over the edges E that exist and are known, with the affinities t of the labels.
+    over the edges E that exist and are known, with the affinities t of the labels. It is 0 where no
+    edge is known. As in `malis.pair_counts`, unlabelled voxels form one further object with unknown
+    inner edges.
 
     Parameters
     ----------
@@ -69,58 +119,33 @@ class AffinityCrossEntropy(nn.Module):
         super().__init__()
         self.offsets = check_offsets(offsets)
 
-    def forward(
+    def _evaluate(
         self,
         affinities: Tensor,
         labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
     ) -> Tensor:
-        """Compute the mean cross-entropy of predicted affinities.
+        arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
+        checked = check_prediction(*arguments, batched=True)
+        target, known = self._targets(checked)
+        with torch.autocast(affinities.device.type, enabled=False):
+            # Where an edge leaves the volume, both affinity and target are 0, which costs nothing.
+            values = clear_outside(at_least_float32(affinities), self.offsets).clamp(0, 1)
+            weights = None if known is None else known.to(values)
+            total = F.binary_cross_entropy(values, target.to(values), weights, reduction="sum")
+        if known is None:
+            n_edges = len(labels) * int(count_edges(labels.shape[1:], self.offsets).sum())
+            return total / max(1, n_edges)
+        return total / known.sum().clamp(min=1)
 
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-            In [0, 1].
-        labels : (B, *spatial) integer tensor
-            Object ids, 0 = background.
-        edge_mask : (B, C, *spatial) tensor, optional
-            1 = known, 0 = unknown edge.
-        labelled_mask : (B, *spatial) tensor, optional
-            1 = labelled, 0 = unlabelled voxel. As in `malis.pair_counts`, unlabelled voxels form
-            one further object with unknown inner edges.
-
-        Returns
-        -------
-        0-dimensional Tensor
-            At least float32; 0 where no edge is known.
-
-        Raises
-        ------
-        ValueError
-            If shapes disagree, or the affinity of an edge is not finite or not in [0, 1].
-        TypeError
-            If affinities are not floating-point numbers or labels not integers.
-        """
-        check_batch(affinities, labels, self.offsets)
-        if not affinities.is_floating_point():
-            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        within = clear_outside(affinities, self.offsets)
-        low, high = torch.stack(within.detach().float().aminmax()).tolist()
-        check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
-        device = affinities.device
-        known = mask_tensor(edge_mask, tuple(affinities.shape), "edge_mask", device)
-        labelled = mask_tensor(labelled_mask, tuple(labels.shape), "labelled_mask", device)
-        target = affinities_from_labels(labels, self.offsets).to(device)
+    def _targets(self, checked: Checked) -> tuple[Tensor, Tensor | None]:
+        """Return which edges lie within an object, and which are known; None: all that exist."""
+        values, *rest = checked
+        labels, known, labelled = (None if x is None else like(x, values) for x in rest)
+        target = same_object(labels, self.offsets)
         if labelled is not None:
-            within_it, beside_it = (
-                affinities_from_labels(voxels.to(torch.uint8), self.offsets)
-                for voxels in (labelled, ~labelled)
-            )
-            target = target * within_it
-            known = beside_it == 0 if known is None else known & (beside_it == 0)
-        same, different = edge_losses(within, "cross_entropy", 0.0)
-        losses = target * same + (1 - target) * different
-        exists = torch.from_numpy(existing_edges(labels.shape[1:], self.offsets)).to(device)
-        losses = losses[:, exists] if known is None else losses[known & exists]
-        return losses.sum() / max(1, losses.numel())
+            target &= same_object(labelled, self.offsets)
+            unlabelled = same_object(~labelled, self.offsets)
+            known = ~unlabelled if known is None else known & ~unlabelled
+        return target, None if known is None else clear_outside(known, self.offsets)

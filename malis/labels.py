@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from malis._checks import check_array, check_integer, uncompiled
+from malis._checks import check_integer, uncompiled
 
 
 def relabel_components(labels: np.ndarray) -> np.ndarray:
@@ -37,8 +37,7 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     TypeError
         If labels are no array of integers.
     """
-    check_array(labels, "labels")
-    check_integer(labels, "labels")
+    _check_ids(labels)
     from skimage.measure import label  # takes a while to import, and not all need it
 
     if labels.dtype == np.uint64:
@@ -65,7 +64,7 @@ def relabel_batch(labels: np.ndarray) -> np.ndarray:
     TypeError
         If labels are no array of integers.
     """
-    check_array(labels, "labels")
+    _check_ids(labels)
     # One call for all: the volumes are stacked, with a row of background between any two.
     stacked = np.pad(labels, [(0, 0), (0, 1), *[(0, 0)] * (labels.ndim - 2)])
     components = relabel_components(stacked.reshape(-1, *labels.shape[2:]))
@@ -109,8 +108,7 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
     >>> grow_boundary(np.array([5, 5, 5, 8, 8, 8]))
     array([5, 5, 0, 0, 8, 8])
     """
-    check_array(labels, "labels")
-    check_integer(labels, "labels")
+    _check_ids(labels)
     along = np.asarray(steps)
     check_integer(along, "steps")
     along = np.repeat(along, labels.ndim) if along.ndim == 0 else along
@@ -128,3 +126,10 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
             marks[:-1] |= differ
         grown[border] = 0
     return grown
+
+
+def _check_ids(labels: np.ndarray) -> None:
+    """Raise a TypeError unless labels are a NumPy array of integers."""
+    if not isinstance(labels, np.ndarray):
+        raise TypeError(f"labels must be a NumPy array, got {type(labels).__name__}")
+    check_integer(labels, "labels")

@@ -18,21 +18,24 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from malis._checks import (
     BACKENDS,
+    Array,
+    Checked,
     Offsets,
-    check_affinity_shape,
-    check_batch,
+    as_numpy,
     check_offsets,
+    check_prediction,
     choose_backend,
     clear_outside,
+    like,
     uncompiled,
 )
-from malis.edge_loss import EDGE_LOSSES, edge_losses
-from malis.maximin import maximin_edges
-from malis.pairs import pair_counts
+from malis.edge_loss import EDGE_LOSSES, AffinityLoss, edge_losses
+from malis.maximin import tree_edges
+from malis.pairs import count_pairs
 from malis.sampling import sample_pairs
 
 NORMALISATIONS = ("none", "pass", "pairs")
@@ -97,33 +100,36 @@ def malis_weights(
     Funke et al., IEEE TPAMI 41(7), 2019, section 3.2.
     """
     _check_choice("normalise", normalise, NORMALISATIONS)
-    check_affinity_shape(affinities.shape, check_offsets(offsets), batched=True)
-    counts = pair_counts(
-        affinities,
-        labels,
-        offsets,
-        constrained=constrained,
-        edge_mask=edge_mask,
-        labelled_mask=labelled_mask,
-        backend=backend,
-    )
-    positive, negative = (count.double() for count in counts)
+    offsets = check_offsets(offsets)
+    checked = check_prediction(affinities, labels, offsets, edge_mask, labelled_mask, batched=True)
+    counts = count_pairs(checked, offsets, constrained, backend)
+    return _weigh(counts, checked, normalise, positive_weight, affinities.dtype)
+
+
+def _weigh(
+    counts: tuple[Array, Array],
+    checked: Checked,
+    normalise: str,
+    positive_weight: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Turn pair counts into weights, in float64 where they were counted."""
+    values, labels, _, labelled = checked
+    positive, negative = (torch.as_tensor(count).double() for count in counts)
     if normalise == "pass":
         positive = positive / _sample_sums(positive).clamp(min=1)
         negative = negative / _sample_sums(negative).clamp(min=1)
     elif normalise == "pairs":
-        foreground = labels != 0
-        if labelled_mask is not None:
-            foreground = foreground | (labelled_mask == 0)
-        n_voxels = foreground.to(affinities.device).flatten(1).sum(1).double()
+        foreground = labels != 0 if labelled is None else (labels != 0) | ~labelled
+        n_voxels = _sample_sums(foreground)[:, None].to(positive.device).double()
         n_pairs = (n_voxels * (n_voxels - 1) / 2).clamp(min=1)
-        n_pairs = n_pairs.view(-1, *[1] * (affinities.ndim - 1))
         positive, negative = positive / n_pairs, negative / n_pairs
-    dtype = torch.promote_types(affinities.dtype, torch.float32)
-    return (positive_weight * positive).to(dtype), negative.to(dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    weights = positive_weight * positive, negative
+    return tuple(weight.to(dtype).to(values.device) for weight in weights)
 
 
-class MalisLoss(nn.Module):
+class MalisLoss(AffinityLoss):
     r"""The MALIS loss over all pairs of voxels (Funke et al. 2019).
 
     .. math:: L = \sum_e \big[ \lambda\, \tfrac{w^+_e}{Z^+}\, \ell(a_e)
@@ -192,54 +198,35 @@ class MalisLoss(nn.Module):
         self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
         self.backend = _check_choice("backend", backend, BACKENDS)
 
-    def forward(
+    def _evaluate(
         self,
         affinities: Tensor,
         labels: Tensor,
-        edge_mask: Tensor | None = None,
-        labelled_mask: Tensor | None = None,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
     ) -> Tensor:
-        """Compute the loss of predicted affinities.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-            In [0, 1].
-        labels : (B, *spatial) integer tensor
-            Object ids, 0 = background.
-        edge_mask : (B, C, *spatial) tensor, optional
-            1 = known, 0 = unknown edge.
-        labelled_mask : (B, *spatial) tensor, optional
-            1 = labelled, 0 = unlabelled voxel.
-
-        Returns
-        -------
-        Tensor
-            0-dimensional, or (B,) with reduction ``"none"``; at least float32.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `malis.pair_counts`.
-        """
-        positive, negative = malis_weights(
-            affinities,
-            labels,
-            self.offsets,
-            constrained=self.constrained,
-            normalise=self.normalise,
-            positive_weight=self.positive_weight,
-            edge_mask=edge_mask,
-            labelled_mask=labelled_mask,
-            backend=self.backend,
-        )
+        positive, negative = self._weights(affinities, labels, edge_mask, labelled_mask)
         within = clear_outside(affinities, self.offsets)
         same, different = edge_losses(within, self.edge_loss, self.margin)
         losses = positive * same + negative * different
         return _reduce(losses.flatten(1).sum(1), self.reduction)
 
+    @uncompiled
+    def _weights(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Check what came, count its pairs, and weigh the edges."""
+        arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
+        checked = check_prediction(*arguments, batched=True)
+        counts = count_pairs(checked, self.offsets, self.constrained, self.backend)
+        return _weigh(counts, checked, self.normalise, self.positive_weight, affinities.dtype)
 
-class MaximinLoss(nn.Module):
+
+class MaximinLoss(AffinityLoss):
     r"""The maximin loss over sampled pairs of voxels (Turaga et al. 2009).
 
     .. math:: L = \frac{1}{P} \sum_{(u,v)} \begin{cases}
@@ -276,6 +263,7 @@ class MaximinLoss(nn.Module):
     Notes
     -----
     A patch without a pair (background only) contributes nothing; if none has one, the loss is 0.
+    Masks are refused.
 
     References
     ----------
@@ -306,33 +294,17 @@ class MaximinLoss(nn.Module):
         self.generator = generator
         self.backend = _check_choice("backend", backend, BACKENDS)
 
-    def forward(self, affinities: Tensor, labels: Tensor) -> Tensor:
-        """Draw pairs and compute the loss at their maximin edges.
-
-        Parameters
-        ----------
-        affinities : (B, C, *spatial) float tensor
-            In [0, 1].
-        labels : (B, *spatial) integer tensor
-            Object ids, 0 = background.
-
-        Returns
-        -------
-        Tensor
-            0-dimensional, or one loss a pair with reduction ``"none"``; at least float32.
-
-        Raises
-        ------
-        ValueError
-            If shapes disagree, or an affinity is not finite or not in [0, 1].
-        TypeError
-            If affinities are not floating-point numbers or labels not integers.
-        """
-        check_batch(affinities, labels, self.offsets)
-        if choose_backend(self.backend, affinities, self.offsets) == "parallel":
-            edges, same = self._sample_on_device(affinities, labels)
-        else:
-            edges, same = self._sample_on_host(affinities, labels)
+    def _evaluate(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None,
+        labelled_mask: Tensor | None,
+    ) -> Tensor:
+        for name, mask in (("edge_mask", edge_mask), ("labelled_mask", labelled_mask)):
+            if mask is not None:
+                raise TypeError(f"MaximinLoss takes no {name}")
+        edges, same = self._sample(affinities, labels)
         joined = edges[:, 0] >= 0
         values = affinities[tuple(edges[joined].T)]
         if_same, if_different = edge_losses(values, self.edge_loss, self.margin)
@@ -342,27 +314,24 @@ class MaximinLoss(nn.Module):
         return _reduce(loss, self.reduction)
 
     @uncompiled
-    def _sample_on_host(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw pairs; return sample, channel and voxel of their maximin edges, and their kind."""
+        values, labels, *_ = check_prediction(affinities, labels, self.offsets, batched=True)
+        if choose_backend(self.backend, values, self.offsets) == "parallel":
+            from malis.tensor_backend import label_tensor, parallel_maximin_edges, sample_batch
+
+            labels = label_tensor(labels).to(values.device)
+            generator = torch.Generator(values.device).manual_seed(self._draw_seed())
+            pairs, same = sample_batch(labels, self.n_pairs, generator, balanced=self.balanced)
+            return parallel_maximin_edges(values, self.offsets, pairs), same
         rng = np.random.default_rng(self._draw_seed())
         edges, kinds = [], []
-        for index, (sample, ids) in enumerate(zip(affinities, labels.cpu().numpy(), strict=True)):
+        for index, (volume, ids) in enumerate(zip(as_numpy(values), as_numpy(labels), strict=True)):
             pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
-            found = maximin_edges(sample, self.offsets, torch.from_numpy(pairs), backend="higra")
-            number = torch.where(found[:, :1] < 0, -1, index)
-            edges.append(torch.cat([number, found], dim=1))
-            kinds.append(torch.from_numpy(same))
-        return torch.cat(edges), torch.cat(kinds).to(affinities.device)
-
-    @uncompiled
-    def _sample_on_device(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same for the whole batch at once, where it is."""
-        from malis.tensor_backend import label_tensor, parallel_maximin_edges, sample_batch
-
-        labels = label_tensor(labels, tuple(labels.shape), affinities.device)
-        generator = torch.Generator(affinities.device).manual_seed(self._draw_seed())
-        pairs, same = sample_batch(labels, self.n_pairs, generator, balanced=self.balanced)
-        return parallel_maximin_edges(affinities, self.offsets, pairs), same
+            found = tree_edges(volume, self.offsets, pairs)
+            edges.append(np.insert(found, 0, np.where(found[:, 0] < 0, -1, index), axis=1))
+            kinds.append(same)
+        return like(np.concatenate(edges), values), like(np.concatenate(kinds), values)
 
     def _draw_seed(self) -> int:
         """Draw a seed from torch's generator, whose state a checkpoint keeps."""

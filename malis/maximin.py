@@ -33,9 +33,16 @@ from itertools import pairwise
 
 import higra as hg
 import numpy as np
-import torch
 
-from malis._checks import Array, Offsets, as_float32, as_numpy, check_offsets, choose_backend
+from malis._checks import (
+    Array,
+    Offsets,
+    as_numpy,
+    check_affinities,
+    check_offsets,
+    choose_backend,
+    like,
+)
 from malis.affinity import gather_edges, grid_edges, locate_edges
 
 
@@ -78,7 +85,7 @@ def maximin_tree(
     Parameters
     ----------
     affinities : (C, *spatial) float32 array
-        Non-negative; see `malis._checks.as_float32`.
+        Finite; see `malis._checks.check_affinities`.
     offsets : (C, ndim) int64 array
     late : (E,) bool array, optional
         Edges that wait until all others have been taken.
@@ -111,14 +118,13 @@ def maximin_tree(
 def merge_order(values: np.ndarray, late: np.ndarray | None = None) -> np.ndarray:
     """Sort edges: not late before late, then descending value, then ascending position.
 
-    The bits of non-negative float32 numbers, read as integers, sort like the numbers. That leaves
-    the sign bit for `late`, and makes two stable passes over 16-bit halves (a radix sort in NumPy)
-    faster than a comparison sort.
+    The bits of floats, read as integers, sort like their sizes; two stable passes over 16-bit
+    halves (a radix sort in NumPy) are faster than a comparison sort.
 
     Parameters
     ----------
     values : (E,) float32 array
-        Non-negative.
+        No NaN.
     late : (E,) bool array, optional
 
     Returns
@@ -126,12 +132,16 @@ def merge_order(values: np.ndarray, late: np.ndarray | None = None) -> np.ndarra
     (E,) int64 array
         Positions in sorted order.
     """
-    keys = ~values.view(np.uint32) & np.uint32(0x7FFFFFFF)
-    if late is not None:
-        keys |= late.astype(np.uint32) << np.uint32(31)
-    order = np.argsort(keys.astype(np.uint16), kind="stable")
-    high = (keys >> np.uint32(16)).astype(np.uint16)
-    return order[np.argsort(high[order], kind="stable")]
+    bits = (values + np.float32(0)).view(np.int32)  # -0.0 became 0.0
+    # From 1 down to 0 are the codes of positive numbers; negative ones, with a sign bit, follow.
+    bits ^= ~(bits >> 31) & np.int32(0x7FFFFFFF)
+    low, high = bits.astype(np.uint16), (bits.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    order = np.argsort(low, kind="stable")
+    order = order[np.argsort(high[order], kind="stable")]
+    if late is None:
+        return order
+    waits = late[order]
+    return np.concatenate([np.compress(~waits, order), np.compress(waits, order)])
 
 
 def maximin_edges(
@@ -176,26 +186,41 @@ def maximin_edges(
            [0, 3]])
     """
     offsets = check_offsets(offsets)
-    if choose_backend(backend, affinities, offsets) == "parallel":
-        from malis.tensor_backend import affinity_tensor, parallel_maximin_edges
+    values = check_affinities(affinities, offsets, batched=False)
+    flat = _flat_pairs(pairs, values.shape[1:])
+    if choose_backend(backend, values, offsets) == "parallel":
+        from malis.tensor_backend import as_tensor, parallel_maximin_edges
 
-        values = affinity_tensor(affinities, offsets)
-        flat = torch.from_numpy(_flat_pairs(pairs, values.shape[1:])).to(values.device)
-        edges = parallel_maximin_edges(values[None], offsets, flat)[:, 1:]
-        return edges if isinstance(affinities, torch.Tensor) else edges.numpy()
-    values = as_float32(affinities, offsets)
+        values = as_tensor(values)[None]
+        edges = parallel_maximin_edges(values, offsets, as_tensor(flat).to(values.device))
+        return like(edges[:, 1:], affinities)
+    return like(tree_edges(as_numpy(values), offsets, flat), affinities)
+
+
+def tree_edges(values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Find the maximin edge of voxel pairs in the maximin tree.
+
+    Parameters
+    ----------
+    values : (C, *spatial) float32 array
+    offsets : (C, ndim) int64 array
+    pairs : (P, 2) int64 array
+        Two different voxels each, as flat C-order indices.
+
+    Returns
+    -------
+    (P, 1 + ndim) int64 array
+        See `maximin_edges`.
+    """
     shape = values.shape[1:]
-    flat = _flat_pairs(pairs, shape)
-    tree = maximin_tree(values, offsets)
-    edges = np.full((len(flat), 1 + len(shape)), -1, dtype=np.int64)
-    if len(flat):
+    edges = np.full((len(pairs), 1 + len(shape)), -1, dtype=np.int64)
+    if len(pairs):
+        tree = maximin_tree(values, offsets)
         position, meets = leaf_line(hg.Tree(tree.parents), tree.parents)
-        places = np.sort(position[flat], axis=1)
+        places = np.sort(position[pairs], axis=1)
         found = tree.edges[range_maxima(meets, places[:, 0], places[:, 1]) - tree.n_voxels]
         joined = found < tree.n_edges
         edges[joined] = locate_edges(found[joined], shape, offsets)
-    if isinstance(affinities, torch.Tensor):
-        return torch.from_numpy(edges).to(affinities.device)
     return edges
 
 

@@ -26,20 +26,18 @@ All labels share one such tree; no table of nodes times labels is needed.
 
 import higra as hg
 import numpy as np
-import torch
 
 from malis._checks import (
     Array,
+    Checked,
     Offsets,
-    as_float32,
-    as_mask,
     as_numpy,
-    check_affinity_shape,
-    check_labels,
     check_offsets,
+    check_prediction,
     choose_backend,
+    like,
 )
-from malis.affinity import affinities_from_labels, gather_edges, locate_edges, scatter_edges
+from malis.affinity import gather_edges, locate_edges, same_object, scatter_edges
 from malis.maximin import (
     MaximinTree,
     leaf_line,
@@ -121,44 +119,40 @@ def pair_counts(
     (array([[0, 1, 0]]), array([[0, 0, 2]]))
     """
     offsets = check_offsets(offsets)
-    ndim = offsets.shape[1]
-    general = not constrained or edge_mask is not None or labelled_mask is not None
-    if choose_backend(backend, affinities, offsets, general=general) == "parallel":
+    checked = check_prediction(affinities, labels, offsets, edge_mask, labelled_mask)
+    counts = count_pairs(checked, offsets, constrained, backend)
+    return like(counts[0], affinities), like(counts[1], affinities)
+
+
+def count_pairs(
+    checked: Checked, offsets: np.ndarray, constrained: bool = True, backend: str = "auto"
+) -> tuple[Array, Array]:
+    """Choose a backend, and count with it.
+
+    Parameters
+    ----------
+    checked : Checked
+    offsets : (C, ndim) int64 array
+    constrained : bool
+    backend : str
+
+    Returns
+    -------
+    positive, negative : ([B,] C, *spatial) int64 arrays or tensors
+        Where they were counted.
+    """
+    values, _, *masks = checked
+    general = not constrained or any(mask is not None for mask in masks)
+    if choose_backend(backend, values, offsets, general=general) == "parallel":
         from malis.tensor_backend import parallel_pair_counts
 
-        return parallel_pair_counts(
-            affinities, labels, offsets, constrained, edge_mask, labelled_mask
-        )
-    batched = affinities.ndim == ndim + 2
-    values = as_float32(affinities, offsets, batched)
-    check_labels(labels, values.shape[:batched] + values.shape[-ndim:])
-    labels = as_numpy(labels)
-    if edge_mask is not None:
-        edge_mask = as_mask(edge_mask, values.shape, "edge_mask")
-    if labelled_mask is not None:
-        labelled_mask = as_mask(labelled_mask, labels.shape, "labelled_mask")
-
-    def sample(volume: np.ndarray | None, index: int) -> np.ndarray | None:
-        return volume[index] if batched and volume is not None else volume
-
-    counts = [
-        _count(
-            sample(values, index),
-            sample(labels, index),
-            offsets,
-            constrained,
-            sample(edge_mask, index),
-            sample(labelled_mask, index),
-        )
-        for index in range(len(values) if batched else 1)
-    ]
-    positive, negative = (
-        np.stack(volumes) if batched else volumes[0] for volumes in zip(*counts, strict=True)
-    )
-    if isinstance(affinities, torch.Tensor):
-        device = affinities.device
-        return torch.from_numpy(positive).to(device), torch.from_numpy(negative).to(device)
-    return positive, negative
+        return parallel_pair_counts(checked, offsets, constrained)
+    arrays = [None if part is None else as_numpy(part) for part in checked]
+    if values.ndim == offsets.shape[1] + 1:
+        return _count(*arrays, offsets, constrained)
+    samples = zip(*([None] * len(values) if part is None else part for part in arrays), strict=True)
+    counts = [_count(*sample, offsets, constrained) for sample in samples]
+    return tuple(np.stack(volumes) for volumes in zip(*counts, strict=True))
 
 
 def rand_error(
@@ -200,12 +194,10 @@ def rand_error(
     ----------
     Turaga et al., NIPS 2009, section 2.
     """
-    check_affinity_shape(affinities.shape, check_offsets(offsets), batched=False)
-    positive, negative = pair_counts(affinities, labels, offsets, constrained=False)
-    if isinstance(affinities, torch.Tensor):  # float32, as they were compared for the counts
-        joined = affinities.to(torch.float32) >= float(np.float32(threshold))
-    else:
-        joined = affinities.astype(np.float32, copy=False) >= np.float32(threshold)
+    offsets = check_offsets(offsets)
+    checked = check_prediction(affinities, labels, offsets, batched=False)
+    positive, negative = map(as_numpy, count_pairs(checked, offsets, constrained=False))
+    joined = as_numpy(checked.values) >= np.float32(threshold)
     n_same, n_pairs = count_label_pairs(as_numpy(labels))
     wrong = n_same - int(positive[joined].sum()) + int(negative[joined].sum())
     return wrong / n_pairs if n_pairs else 0.0
@@ -230,19 +222,18 @@ def count_label_pairs(labels: np.ndarray) -> tuple[int, int]:
 def _count(
     values: np.ndarray,
     labels: np.ndarray,
-    offsets: np.ndarray,
-    constrained: bool,
     edge_mask: np.ndarray | None,
     labelled_mask: np.ndarray | None,
+    offsets: np.ndarray,
+    constrained: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count one sample's pairs, by the simplest way that its masks allow."""
     known = np.ones(values.shape, dtype=bool) if edge_mask is None else edge_mask
     if labelled_mask is not None and not labelled_mask.all():
         labels = _compact(labels)
         labels = np.where(labelled_mask, labels, labels.max() + 1)
-        unlabelled = (~labelled_mask).astype(np.uint8)
-        known = known & ~affinities_from_labels(unlabelled, offsets).astype(bool)
-    inner = gather_edges(affinities_from_labels(labels, offsets), offsets).astype(bool)
+        known = known & ~same_object(~labelled_mask, offsets)
+    inner = gather_edges(same_object(labels, offsets), offsets)
     known = gather_edges(known, offsets)
     if not constrained:
         positive, negative = _unconstrained_counts(values, labels, offsets)

@@ -8,15 +8,8 @@ direct neighbours; channels with longer offsets, which some networks predict too
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from malis._checks import (
-    Array,
-    Offsets,
-    check_affinity_shape,
-    check_offsets,
-    check_unit_interval,
-)
+from malis._checks import Array, Offsets, as_numpy, check_affinities, check_offsets
 from malis.affinity import edge_slices
 
 
@@ -51,7 +44,7 @@ def as_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.n
     Returns
     -------
     affinities : (C, *spatial) float32 array
-        The argument itself where it is one already.
+        The argument itself where it is one already, if all of its values are affinities.
     offsets : (C, ndim) int64 array
 
     Raises
@@ -62,22 +55,7 @@ def as_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.n
         If affinities are no floats or offsets no integers.
     """
     offsets = check_offsets(offsets)
-    check_affinity_shape(affinities.shape, offsets, batched=False)
-    if isinstance(affinities, torch.Tensor):
-        if not affinities.is_floating_point():
-            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        epsilon = torch.finfo(affinities.dtype).eps
-        values = affinities.detach().to("cpu", torch.float32).numpy()
-    else:
-        if not np.issubdtype(affinities.dtype, np.floating):
-            raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-        epsilon = float(np.finfo(affinities.dtype).eps)
-        values = affinities.astype(np.float32, copy=False)
-    for channel, near, _ in all_edges(values.shape[1:], offsets):
-        existing = values[channel][near]
-        if existing.size:
-            check_unit_interval(float(existing.min()), float(existing.max()), epsilon)
-    return values, offsets
+    return as_numpy(check_affinities(affinities, offsets, batched=False)), offsets
 
 
 def all_edges(shape: tuple[int, ...], offsets: np.ndarray) -> list[Edges]:

@@ -4,15 +4,15 @@ counts      pair counts and maximin edges of a batch: where to begin
 boruvka     the maximum spanning forest, grown everywhere at once
 merges      in which order, and of which sizes, Kruskal would have merged
 sampling    random voxel pairs of a batch
-tensors     the user's data as tensors, checked
+tensors     what has passed the gate, as tensors
 """
 
 from malis.tensor_backend.counts import parallel_maximin_edges, parallel_pair_counts
 from malis.tensor_backend.sampling import sample_batch
-from malis.tensor_backend.tensors import affinity_tensor, label_tensor
+from malis.tensor_backend.tensors import as_tensor, label_tensor
 
 __all__ = [
-    "affinity_tensor",
+    "as_tensor",
     "label_tensor",
     "parallel_maximin_edges",
     "parallel_pair_counts",

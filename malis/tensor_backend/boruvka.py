@@ -30,7 +30,7 @@ from malis.affinity import edge_slices
 
 FINISHED = torch.iinfo(torch.int64).max  # key of a supervertex that has no edge to pick
 _NUMBER_BITS = 32  # the low half of a key is the number of the edge
-_STRONGEST = 0x3FFFFFFF  # above the bits of any float32 in [0, 1], read as an integer
+_ALL_BUT_SIGN = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Grid:
     Parameters
     ----------
     affinities : (C, *shape) float32 tensor
-        In [0, 1], without -0.0.
+        No NaN.
     offsets : (C, ndim) int64 array
 
     Raises
@@ -85,8 +85,11 @@ class Grid:
                 f'backend="parallel" numbers fewer than 2^29 voxels and 2^31 edges of a batch, got '
                 f'{self.n_voxels} and {affinities.numel()}; take fewer samples or "higra"'
             )
-        # The bits of non-negative floats ascend like the floats.
-        self.codes = (_STRONGEST - affinities.view(torch.int32)).contiguous()
+        # As integers, the bits of positive floats ascend like the floats, those of negative ones
+        # descend; -0.0 becomes 0.0.
+        bits = (affinities.contiguous() + 0).view(torch.int32)
+        bits ^= (bits >> 31) & _ALL_BUT_SIGN
+        self.codes = bits.bitwise_not_()
         self.slices = [edge_slices(self.shape, offset) for offset in offsets]
         strides = [self.shape[axis + 1 :].numel() for axis in range(len(self.shape))]
         self.steps = torch.tensor(offsets @ np.array(strides), device=affinities.device)
@@ -214,7 +217,7 @@ def list_forest(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor
     sources, targets : (E,) int32 tensors
         The two different ends of every edge.
     codes : (E,) int32 tensor
-        Not negative, ascending from the strongest edge to the weakest; ties fall to the lower
+        Ascending from the strongest edge to the weakest; ties fall to the lower
         number.
 
     Returns

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from malis._checks import Array, mask_tensor
+from malis._checks import Checked
 from malis.tensor_backend.boruvka import (
     FINISHED,
     BoruvkaForest,
@@ -63,36 +63,30 @@ from malis.tensor_backend.merges import (
     vertex_line,
     weakest_links,
 )
-from malis.tensor_backend.tensors import affinity_tensor, label_tensor
+from malis.tensor_backend.tensors import as_tensors
 
 
 def parallel_pair_counts(
-    affinities: Array,
-    labels: Array,
-    offsets: np.ndarray,
-    constrained: bool = True,
-    edge_mask: Array | None = None,
-    labelled_mask: Array | None = None,
-) -> tuple[Array, Array]:
+    checked: Checked, offsets: np.ndarray, constrained: bool = True
+) -> tuple[Tensor, Tensor]:
     """Count the voxel pairs that every edge decides: `malis.pair_counts` as tensor operations.
 
     Parameters
     ----------
-    affinities : ([B,] C, *spatial) float array or tensor
-    labels : ([B,] *spatial) integer array or tensor
+    checked : Checked
+        Affinities ([B,] C, *spatial), labels and masks.
     offsets : (C, ndim) int64 array
     constrained : bool
-    edge_mask, labelled_mask : arrays or tensors, optional
 
     Returns
     -------
-    positive, negative : ([B,] C, *spatial) int64 arrays or tensors
+    positive, negative : ([B,] C, *spatial) int64 tensors
         On the device of the affinities.
 
     Raises
     ------
-    ValueError, TypeError
-        As `malis.pair_counts`, and for 2^29 voxels or 2^31 edges in a batch, or more.
+    ValueError
+        For 2^29 voxels or 2^31 edges in a batch, or more.
 
     Notes
     -----
@@ -102,17 +96,11 @@ def parallel_pair_counts(
     (``report/results/benchmark_parallel_cpu.json``). No GPU has timed it so far;
     ``python -m benchmarks.loss --device cuda`` is ready to.
     """
-    batched = affinities.ndim == offsets.shape[1] + 2
-    values = affinity_tensor(affinities, offsets, batched)
-    device, shape = values.device, tuple(values.shape)
-    labels = label_tensor(labels, shape[:batched] + shape[batched + 1 :], device)
-    known = mask_tensor(edge_mask, shape, "edge_mask", device)
-    labelled = mask_tensor(labelled_mask, tuple(labels.shape), "labelled_mask", device)
-    if not batched:
-        values, labels = values[None], labels[None]
-        known = known if known is None else known[None]
-        labelled = labelled if labelled is None else labelled[None]
-
+    tensors = as_tensors(checked)
+    shape = tensors.values.shape
+    if len(shape) == offsets.shape[1] + 1:
+        tensors = Checked(*(None if tensor is None else tensor[None] for tensor in tensors))
+    values, labels, known, labelled = tensors
     grid = _batch_grid(values, offsets)
     known = None if known is None else known.transpose(0, 1)
     if labelled is not None:
@@ -128,17 +116,16 @@ def parallel_pair_counts(
     positive, negative = (
         count.view(grid.codes.shape).transpose(0, 1).contiguous().view(shape) for count in counts
     )
-    if isinstance(affinities, Tensor):
-        return positive, negative
-    return positive.numpy(), negative.numpy()
+    return positive, negative
 
 
-def parallel_maximin_edges(affinities: Tensor, offsets: np.ndarray, pairs: Tensor) -> Tensor:
+def parallel_maximin_edges(values: Tensor, offsets: np.ndarray, pairs: Tensor) -> Tensor:
     """Find the maximin edge of voxel pairs in a batch: `malis.maximin_edges` on any device.
 
     Parameters
     ----------
-    affinities : (B, C, *spatial) float tensor
+    values : (B, C, *spatial) float32 tensor
+        From `malis._checks.check_affinities`.
     offsets : (C, ndim) int64 array
     pairs : (P, 2) int64 tensor
         Two different voxels each, as flat C-order indices into (B, *spatial).
@@ -150,10 +137,10 @@ def parallel_maximin_edges(affinities: Tensor, offsets: np.ndarray, pairs: Tenso
 
     Raises
     ------
-    ValueError, TypeError
-        As `malis._checks.as_float32`.
+    ValueError
+        For 2^29 voxels or 2^31 edges in a batch, or more.
     """
-    grid = _batch_grid(affinity_tensor(affinities, offsets, batched=True), offsets)
+    grid = _batch_grid(values, offsets)
     forest = grid_forest(grid, grid.edges_where(lambda *_: True))
     keys = weakest_links(forest, forest.key, *pairs.unbind(1))
     separate = keys == FINISHED

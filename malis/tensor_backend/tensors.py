@@ -1,82 +1,49 @@
-"""The user's data as tensors on the device where the affinities are, checked as in `malis._checks`.
-
-Nothing of the size of a volume leaves the device here; a check reads back its extreme values.
-"""
+"""What has passed the gate, as tensors on the device of the affinities."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from malis._checks import (
-    Array,
-    as_float32,
-    check_affinity_shape,
-    check_labels,
-    check_unit_interval,
-    clear_outside,
-    from_numpy,
-)
+from malis._checks import Array, Checked, from_numpy
 
 
-def affinity_tensor(affinities: Array, offsets: np.ndarray, batched: bool = False) -> Tensor:
-    """Check affinities and return them as a float32 tensor on their device, never below 0.
+def as_tensors(checked: Checked) -> Checked:
+    """Return a prediction and its ground truth as tensors on one device, that of the affinities.
 
     Parameters
     ----------
-    affinities : ([B,] C, *spatial) float array or tensor
-    offsets : (C, ndim) int64 array
-    batched : bool
-        Whether the batch axis must be there.
+    checked : Checked
 
     Returns
     -------
-    float32 tensor of the same shape
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `malis._checks.as_float32`.
+    Checked
+        With int64 labels, see `label_tensor`.
     """
-    if not isinstance(affinities, Tensor):
-        return from_numpy(as_float32(affinities, offsets, batched))
-    check_affinity_shape(affinities.shape, offsets, batched)
-    if not affinities.is_floating_point():
-        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-    values = affinities.detach().to(torch.float32)
-    low, high = torch.stack(values.aminmax()).tolist()
-    if not (low >= 0 and high <= 1):  # as in `as_float32`
-        values = clear_outside(values, offsets)
-        low, high = torch.stack(values.aminmax()).tolist()
-    check_unit_interval(low, high, torch.finfo(affinities.dtype).eps)
-    # Adding 0 turns -0.0, whose bits would sort last, into 0.0.
-    return values.clamp(min=0) + 0 if low <= 0 else values
+    values, labels, *masks = checked
+    values = as_tensor(values)
+    masks = [None if mask is None else as_tensor(mask).to(values.device) for mask in masks]
+    return Checked(values, label_tensor(labels).to(values.device), *masks)
 
 
-def label_tensor(labels: Array, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Check labels and return them as an int64 tensor; ids from 2^63 on become negative numbers.
+def as_tensor(array: Array) -> Tensor:
+    """Return an array as a tensor on the host; a tensor stays what and where it is."""
+    return array if isinstance(array, Tensor) else from_numpy(array)
+
+
+def label_tensor(labels: Array) -> Tensor:
+    """Return labels as an int64 tensor; ids from 2^63 on become negative numbers.
 
     Parameters
     ----------
     labels : integer array or tensor
-    shape : tuple of int
-        The shape they must have.
-    device : torch.device
 
     Returns
     -------
     int64 tensor
         Equal where the labels are equal, and 0 where they are 0; no more is needed of them.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `malis._checks.check_labels`.
     """
-    check_labels(labels, shape)
     if isinstance(labels, Tensor):
         unsigned = labels.dtype == torch.uint64  # torch compares none, but the same bits do
-        labels = labels.view(torch.int64) if unsigned else labels.to(torch.int64)
-    else:
-        wide = np.uint64 if labels.dtype.kind == "u" else np.int64
-        labels = from_numpy(labels.astype(wide, copy=False).view(np.int64))
-    return labels.to(device)
+        return labels.view(torch.int64) if unsigned else labels.to(torch.int64)
+    wide = np.uint64 if labels.dtype.kind == "u" else np.int64
+    return from_numpy(labels.astype(wide, copy=False).view(np.int64))

@@ -1,22 +1,16 @@
 from pathlib import Path
-from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from loss_batch import OFFSETS, batch
 
 from malis import (
     AffinityCrossEntropy,
-    GrowBoundaryLoss,
     MalisLoss,
     MaximinLoss,
-    SumLoss,
-    WindowLoss,
-    affinities_from_labels,
     malis_weights,
     maximin_edges,
-    nearest_offsets,
     pair_counts,
     rand_error,
 )
@@ -24,17 +18,6 @@ from malis.affinity import existing_edges
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
 CASES = sorted(path for path in OWN.glob("*.npz") if path.stem != "3d_zero_offset")
-OFFSETS = nearest_offsets(2)
-
-
-def batch(seed=0, shape=(2, 6, 5), n_labels=4, dtype=torch.float64):
-    """Affinities far enough apart for finite differences, and labels."""
-    generator = torch.Generator().manual_seed(seed)
-    n_values = shape[0] * 2 * shape[1] * shape[2]
-    values = (torch.randperm(n_values, generator=generator) + 0.5) / n_values
-    affinities = (0.05 + 0.9 * values).to(dtype).reshape(shape[0], 2, *shape[1:])
-    labels = torch.randint(0, n_labels, shape, generator=generator)
-    return affinities.requires_grad_(), labels
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -93,11 +76,6 @@ def test_maximin_gradient_is_exact(edge_loss):
         )
 
     assert torch.autograd.gradcheck(same_pairs_each_time, (affinities, labels), eps=1e-4, atol=1e-3)
-
-
-def test_cross_entropy_gradient_is_exact():
-    affinities, labels = batch()
-    assert torch.autograd.gradcheck(AffinityCrossEntropy(OFFSETS), (affinities, labels))
 
 
 def test_weights_are_normalised_as_documented():
@@ -185,59 +163,6 @@ def test_patches_without_pairs_cost_nothing():
         assert (affinities.grad == 0).all()
 
 
-def test_cross_entropy_is_torch_s_on_existing_edges():
-    affinities, labels = batch()
-    target = affinities_from_labels(labels, OFFSETS).double()
-    exists = torch.from_numpy(existing_edges((6, 5), OFFSETS))
-    expected = F.binary_cross_entropy(affinities[:, exists], target[:, exists])
-    torch.testing.assert_close(AffinityCrossEntropy(OFFSETS)(affinities, labels), expected)
-
-
-def test_cross_entropy_of_known_edges_by_hand():
-    affinities = torch.full((1, 1, 6), 0.8, requires_grad=True)
-    labels = torch.tensor([[1, 1, 2, 2, 2, 2]])
-    edges = torch.tensor([[[1, 1, 1, 0, 1, 1]]])
-    voxels = torch.tensor([[1, 1, 1, 1, 0, 0]])
-    # The first edge leaves the volume, the fourth is unknown, the last joins unlabelled voxels.
-    loss = AffinityCrossEntropy([(-1,)])(affinities, labels, edges, voxels)
-    expected = torch.tensor([[0.8, 0.2, 0.2]]).log().neg().mean()
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert affinities.grad.nonzero()[:, 2].tolist() == [1, 2, 4]
-
-
-def test_cross_entropy_knows_the_edges_that_malis_knows():
-    affinities, labels = batch(shape=(2, 8, 8))
-    generator = torch.Generator().manual_seed(5)
-    masks = {
-        "edge_mask": torch.rand(2, 2, 8, 8, generator=generator) < 0.7,
-        "labelled_mask": torch.rand(2, 8, 8, generator=generator) < 0.6,
-    }
-    AffinityCrossEntropy(OFFSETS)(affinities, labels, **masks).backward()
-    positive, negative = malis_weights(affinities, labels, OFFSETS, **masks)
-    assert (affinities.grad[positive > 0] < 0).all() and (affinities.grad[negative > 0] > 0).all()
-    assert (positive > 0).any() and (negative > 0).any()
-
-
-def test_a_mask_that_hides_all_edges_leaves_nothing():
-    affinities, labels = batch()
-    loss = AffinityCrossEntropy(OFFSETS)
-    assert loss(affinities, labels, labelled_mask=torch.zeros_like(labels)) == 0
-    everything = torch.ones_like(affinities), torch.ones_like(labels)
-    torch.testing.assert_close(loss(affinities, labels, *everything), loss(affinities, labels))
-
-
-def test_the_sum_passes_masks_on():
-    affinities, labels = batch()
-    parts = [MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)]
-    masks = torch.ones_like(affinities), torch.ones_like(labels)
-    masks[0][:, 0] = masks[1][:, 2:] = 0
-    expected = parts[0](affinities, labels, *masks) + 2 * parts[1](affinities, labels, *masks)
-    assert SumLoss(parts, [1, 2])(affinities, labels, *masks) == expected
-    with pytest.raises(TypeError, match="labelled_mask"):
-        SumLoss([MaximinLoss(OFFSETS)])(affinities, labels, labelled_mask=masks[1])
-
-
 @pytest.mark.parametrize("backend", ["higra", "parallel"])
 def test_masks_of_half_precision(backend):
     affinities, labels = batch()
@@ -245,56 +170,6 @@ def test_masks_of_half_precision(backend):
     mask[:, 1] = 1
     loss = MalisLoss(OFFSETS, backend=backend)
     assert loss(affinities, labels, mask) == loss(affinities, labels, mask.bool())
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: MalisLoss(OFFSETS),
-        lambda: MaximinLoss(OFFSETS, backend="higra"),
-        lambda: MaximinLoss(OFFSETS, backend="parallel"),
-        lambda: WindowLoss(MalisLoss(OFFSETS), 4),
-        lambda: GrowBoundaryLoss(MalisLoss(OFFSETS)),
-        lambda: SumLoss([MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)]),
-    ],
-    ids=["malis", "maximin", "on the device", "windows", "margin", "sum"],
-)
-def test_compiled_losses_are_the_losses(make):
-    affinities, labels = batch(shape=(2, 8, 8))
-    torch.compiler.reset()
-    results = []
-    for loss in (make(), torch.compile(make(), backend="eager")):
-        torch.manual_seed(0)
-        value = loss(affinities, labels)
-        results.append((value.item(), *torch.autograd.grad(value, affinities)))
-    assert results[0][0] == results[1][0]
-    assert torch.equal(results[0][1], results[1][1])
-
-
-def test_the_sum_of_losses():
-    affinities, labels = batch()
-    parts = MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS)
-    expected = parts[0](affinities, labels) + 0.5 * parts[1](affinities, labels)
-    torch.testing.assert_close(SumLoss(parts, [1, 0.5])(affinities, labels), expected)
-    with pytest.raises(ValueError, match="got 1 weights for 2 losses"):
-        SumLoss(parts, [1])
-
-
-def test_a_sum_tells_its_terms():
-    affinities, labels = batch()
-    parts = MalisLoss(OFFSETS), AffinityCrossEntropy(OFFSETS), MalisLoss(OFFSETS, normalise="pairs")
-    loss = SumLoss(parts, [1, 0.5, 2])
-    assert loss.last_terms == {}
-    terms = loss.terms(affinities, labels)
-    assert list(terms) == ["MalisLoss 0", "AffinityCrossEntropy", "MalisLoss 2"]
-    for part, term in zip(parts, terms.values(), strict=True):
-        assert term == part(affinities, labels) and term.requires_grad
-    counter = Mock(wraps=malis_weights)
-    with patch("malis.loss.malis_weights", counter):
-        loss(affinities.detach() * 0.9, labels)
-    assert counter.call_count == 2  # the terms of a call need no second one
-    assert loss.last_terms == loss.terms(affinities.detach() * 0.9, labels)
-    assert not any(term.requires_grad for term in loss.last_terms.values())
 
 
 def test_reductions_are_over_samples():
@@ -387,21 +262,3 @@ def test_edges_that_leave_the_volume_have_no_part(loss):
     loss(affinities, labels).backward()
     assert torch.equal(wild.grad, affinities.grad)
     assert not wild.grad[:, 0, 0].any()
-
-
-def test_cross_entropy_takes_affinities_and_no_logits():
-    affinities, labels = batch()
-    loss = AffinityCrossEntropy(OFFSETS)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        loss(8 * affinities - 4, labels)
-    with pytest.raises(ValueError, match="must be finite"):
-        loss(affinities * float("nan"), labels)
-    with pytest.raises(TypeError, match="floating-point"):
-        loss(torch.ones(affinities.shape, dtype=torch.int64), labels)
-
-
-def test_cross_entropy_without_an_edge_is_zero():
-    affinities = torch.rand(1, 2, 1, 1, requires_grad=True)
-    loss = AffinityCrossEntropy(OFFSETS)(affinities, torch.ones(1, 1, 1, dtype=torch.int64))
-    loss.backward()
-    assert loss == 0 and not affinities.grad.any()

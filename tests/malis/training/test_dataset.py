@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 from torch.utils.data import DataLoader
 
+from malis.labels import grow_boundary
 from malis.training.augmentation import Augmentation
 from malis.training.dataset import (
     LabelledVolume,
@@ -399,3 +400,41 @@ def test_real_volumes(name):
         assert raw.isfinite().all() and 2 <= labels.max() < 1000
         # neighbouring components are different objects or touch at background only
         np.testing.assert_array_equal(relabel_components(labels.numpy()), labels)
+
+
+class TestMargins:
+    def volume(self):
+        labels = np.repeat(np.repeat(np.arange(1, 26).reshape(5, 5), 12, 0), 12, 1)
+        labels = np.broadcast_to(labels, (3, 60, 60)).astype(np.uint64)
+        return LabelledVolume(np.zeros((3, 60, 60), np.uint8), labels, (40.0, 4.0, 4.0))
+
+    def test_of_a_section(self):
+        plain = PatchDataset(self.volume(), (30, 30), seed=3)
+        grown = PatchDataset(self.volume(), (30, 30), seed=3, boundary=2)
+        for index in range(5):
+            expected = grow_boundary(plain[index][1].numpy(), 2)
+            np.testing.assert_array_equal(grown[index][1].numpy() > 0, expected > 0)
+            assert (grown[index][1] == 0).any()
+
+    def test_of_a_block_along_each_axis(self):
+        grown = PatchDataset(self.volume(), (3, 30, 30), boundary=(0, 1, 1))
+        assert (grown[0][1] > 0).any(0).sum() == (grown[0][1] > 0).all(0).sum()
+
+    def test_an_object_that_falls_apart_is_two(self):
+        labels = np.ones((1, 9, 16), np.uint64)
+        labels[:, :3] = 2
+        labels[:, 3:, 7:9] = 2
+        labels[:, 5, 7:9] = 1  # a bridge, one voxel wide
+        volume = LabelledVolume(np.zeros((1, 9, 16), np.uint8), labels, (40.0, 4.0, 4.0))
+        patch = PatchDataset(volume, (9, 16), boundary=1)[0][1]
+        assert patch[7, 2] != patch[7, 12] and patch[7, 2] > 0 and patch[7, 12] > 0
+
+    def test_wrong_steps_are_refused_at_once(self):
+        with pytest.raises(ValueError, match="one for each of 2 axes"):
+            PatchDataset(self.volume(), (30, 30), boundary=(0, 1, 1))
+
+    def test_a_checkpoint_tells_margins_apart_and_knows_older_ones(self):
+        """Checkpoints compare datasets by their names; those of before know of no margin."""
+        plain, grown = (repr(PatchDataset(self.volume(), (30, 30), boundary=b)) for b in (0, 2))
+        assert "boundary" not in plain and "boundary=2" in grown
+        assert grown.replace("boundary=2, ", "") == plain

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import grey_dilation, grey_erosion
+
+import malis
+from malis.labels import grow_boundary, relabel_batch, relabel_components
+
+
+def test_parts_of_objects_by_hand():
+    assert relabel_components(np.array([[7, 0, 7], [7, 3, 3]])).tolist() == [[1, 0, 2], [1, 3, 3]]
+
+
+def test_samples_of_a_batch_are_not_joined():
+    batch = np.array([[[1, 0, 1]], [[1, 1, 1]]])
+    assert relabel_batch(batch).tolist() == [[[1, 0, 2]], [[3, 3, 3]]]
+
+
+@pytest.mark.parametrize("relabel", [relabel_components, relabel_batch])
+def test_tensors_are_refused(relabel):
+    with pytest.raises(TypeError, match="labels must be a NumPy array, got Tensor"):
+        relabel(torch.ones(1, 2, 3, dtype=torch.int64))
+
+
+def test_a_square_by_hand():
+    labels = np.array(
+        [
+            [1, 1, 1, 2, 2],
+            [1, 1, 1, 2, 2],
+            [1, 1, 1, 2, 2],
+            [3, 3, 0, 2, 2],
+        ]
+    )
+    assert grow_boundary(labels).tolist() == [
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [0, 0, 0, 0, 2],
+        [0, 0, 0, 0, 2],
+    ]
+    assert grow_boundary(labels, (0, 1)).tolist() == [
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [1, 1, 0, 0, 2],
+        [3, 0, 0, 0, 2],
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 3)),
+    st.integers(0, 3),
+)
+def test_a_voxel_stays_if_its_neighbours_within_the_steps_are_of_its_object(labels, steps):
+    cross = np.abs(np.indices((2 * steps + 1,) * 3) - steps).sum(0) <= steps
+    wide = labels.astype(int)  # beyond the faces, the outermost voxel is continued
+    highest = grey_dilation(wide, footprint=cross, mode="nearest")
+    lowest = grey_erosion(wide, footprint=cross, mode="nearest")
+    expected = np.where(highest == lowest, labels, 0)
+    grown = grow_boundary(labels, steps)
+    np.testing.assert_array_equal(grown, expected)
+    assert grown.dtype == labels.dtype
+
+
+def test_the_argument_is_not_changed_and_huge_ids_survive():
+    labels = np.full((4, 6), 2**64 - 2, np.uint64)
+    labels[:, 3:] = 2**63
+    before = labels.copy()
+    grown = grow_boundary(labels)
+    np.testing.assert_array_equal(labels, before)
+    assert grown[0].tolist() == [2**64 - 2, 2**64 - 2, 0, 0, 2**63, 2**63]
+
+
+@pytest.mark.parametrize(
+    ("labels", "steps", "error", "words"),
+    [
+        (torch.zeros(3, 3, dtype=int), 1, TypeError, "must be a NumPy array, got Tensor"),
+        (np.zeros((3, 3)), 1, TypeError, "labels must be integers, got float64"),
+        (np.zeros((3, 3), int), 1.5, TypeError, "steps must be integers, got float64"),
+        (np.zeros((3, 3), int), (1, 0.5), TypeError, "steps must be integers, got float64"),
+        (np.zeros((3, 3), int), -1, ValueError, "at least 0, one for each of 2 axes, got -1"),
+        (np.zeros((3, 3), int), (0, 1, 1), ValueError, r"each of 2 axes, got \(0, 1, 1\)"),
+    ],
+)
+def test_nonsense_is_refused(labels, steps, error, words):
+    with pytest.raises(error, match=words):
+        grow_boundary(labels, steps)
+
+
+def test_a_border_one_voxel_off_costs_the_perfect_prediction_nothing():
+    """The reason for all this: one voxel beyond the membrane undoes every other edge of it."""
+    truth = np.ones((9, 12), int)
+    truth[:, 6:] = 2
+    offsets = malis.nearest_offsets(2)
+    membrane = torch.from_numpy(malis.affinities_from_labels(truth, offsets)).float()[None]
+    drawn = truth.copy()
+    drawn[4, 6] = 1  # whoever drew this slipped by a voxel
+    loss = malis.MalisLoss(offsets)
+
+    def cost(labels):
+        return loss(membrane, torch.from_numpy(labels)[None]).item()
+
+    assert cost(truth) == 0
+    assert cost(drawn) > 0.5  # all pairs of the two objects are lost through that voxel
+    assert cost(grow_boundary(drawn)) == 0
