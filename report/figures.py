@@ -21,7 +21,7 @@ from data.locate import find_volume
 from malis import pictures
 from malis.inference import predict
 from malis.labels import relabel_components
-from malis.segmentation import agglomerate, fragments, inside_threshold
+from malis.segmentation import hierarchy_of
 from malis.training import load_volume
 from malis.training.checkpoint import load_model
 from report.canvas import WIDTH, add_legend, grid
@@ -47,9 +47,7 @@ def draw_road() -> plt.Figure:
         raw = file.read_raw().data[DATA["synthetic"].split.test.start]
     affinities = predict(model.network, raw, progress=False)
     threshold = model.card["scores"]["mean_linkage"]["threshold"]
-    inside = inside_threshold(affinities, model.offsets)
-    pieces = fragments(affinities, model.offsets, threshold=inside)
-    segments = agglomerate(affinities, model.offsets, pieces).cut(threshold)
+    segments = hierarchy_of(affinities, model.offsets).cut(threshold)
     figure, axes = pictures.panels(["tissue (synthetic)", "affinities", "segmentation"], size=4)
     pictures.show_raw(axes[0], raw)
     pictures.show_affinity(axes[1], affinities.mean(0))

@@ -17,8 +17,8 @@ from malis.labels import relabel_components
 from malis.segmentation import (
     agglomerate,
     best_threshold,
-    fragments,
-    inside_threshold,
+    fragments_of,
+    parts_of,
     threshold_watershed,
 )
 from malis.segmentation.threshold import ThresholdCurve
@@ -86,13 +86,12 @@ def make_samples(
         predicted = predict_views(network, raw, offsets, progress=False)
     else:
         predicted = predict(network, raw, progress=False)
-    flat = len(offsets[0]) == 2
-    affinities = list(np.moveaxis(predicted, 1, 0)) if flat else [predicted]
-    labels = list(part.labels) if flat else [part.labels]
-    inside = inside_threshold(affinities, offsets)
+    ndim = len(offsets[0])
+    affinities = parts_of(predicted, ndim)
+    pieces = fragments_of(affinities, offsets, sampling=part.resolution[-ndim:])
     return [
-        Sample(one, relabel_components(truth), fragments(one, offsets, threshold=inside))
-        for one, truth in zip(affinities, labels, strict=True)
+        Sample(one, relabel_components(truth), own)
+        for one, truth, own in zip(affinities, parts_of(part.labels, ndim), pieces, strict=True)
     ]
 
 

@@ -7,7 +7,6 @@ from .border import (
 )
 from .clefts import Clefts
 from .contingency import ContingencyTable, contingency_table
-from .curves import CurvePoint, best_curve, best_point, split_merge_curve
 from .neuron_ids import NeuronIds
 from .objects import ObjectError, worst_merges, worst_splits
 from .partners import PartnerStatistics, SynapticPartners, synaptic_partners_fscore
@@ -18,7 +17,6 @@ from .voi import voi, voi_by_object, voi_of_table
 __all__ = [
     "Clefts",
     "ContingencyTable",
-    "CurvePoint",
     "NeuronIds",
     "ObjectError",
     "PartnerStatistics",
@@ -26,8 +24,6 @@ __all__ = [
     "SynapticPartners",
     "adapted_rand",
     "adapted_rand_of_table",
-    "best_curve",
-    "best_point",
     "contingency_table",
     "create_and_write_masked_neuron_ids",
     "create_border_mask",
@@ -35,7 +31,6 @@ __all__ = [
     "cremi_score",
     "mean_of_sections",
     "scores_of_table",
-    "split_merge_curve",
     "synaptic_partners_fscore",
     "voi",
     "voi_by_object",

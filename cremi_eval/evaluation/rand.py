@@ -1,6 +1,7 @@
 """The adapted Rand error, by CREMI's formula."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -79,13 +80,33 @@ def adapted_rand_of_table(table: ContingencyTable) -> tuple[float, float, float]
         return float("nan"), float("nan"), float("nan")
     labelled = table.seg_ids != 0
     zeros = int(table.seg_sizes[~labelled].sum()) / table.n_voxels
-    objects = _sum_of_squares(table.truth_sizes)
-    segments = _sum_of_squares(table.seg_sizes, labelled) + zeros
-    both = _sum_of_squares(table.counts.data, labelled[table.counts.indices]) + zeros
-    precision, recall = both / segments, both / objects
+    return adapted_rand_of_sums(
+        sum_of_squares(table.counts.data, labelled[table.counts.indices]),
+        sum_of_squares(table.truth_sizes),
+        sum_of_squares(table.seg_sizes, labelled),
+        zeros,
+    )
+
+
+def adapted_rand_of_sums(both: Any, objects: Any, segments: Any, zeros: float) -> tuple:
+    """Measure the adapted Rand error from sums of squares; the formula of `adapted_rand_of_table`.
+
+    Parameters
+    ----------
+    both, objects, segments : float or array of float
+        Sums of n_ij^2, a_i^2 and b_j^2, segment 0 left out of the first and the last.
+    zeros : float
+        Share of all voxels that have the label 0 in the segmentation.
+
+    Returns
+    -------
+    error, precision, recall : float or array of float
+    """
+    precision, recall = (both + zeros) / (segments + zeros), (both + zeros) / objects
     return 1 - 2 * precision * recall / (precision + recall), precision, recall
 
 
-def _sum_of_squares(counts: np.ndarray, where: np.ndarray | bool = True) -> float:
+def sum_of_squares(counts: np.ndarray, where: np.ndarray | bool = True) -> float:
+    """Add up the squares of counts, in float64, whose sums do not overflow."""
     squares = np.square(counts, dtype=np.float64)
     return float(squares.sum(where=where))

@@ -12,7 +12,7 @@ from malis.inference.grey_values import normalise
 from malis.inference.neighbours import neighbours_of
 from malis.scale.stages import Recipe, file_checksum
 from malis.scale.volumes import StoredArray, pyramid
-from malis.segmentation.pipeline import are_sections_apart
+from malis.segmentation.recipe import are_sections_apart
 from malis.training.checkpoint import Model
 
 HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80

@@ -10,6 +10,7 @@ The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at
     agglomeration         the order of merges, by mean, maximum
     quantile              or a quantile of the affinities on a boundary
     hierarchy             the merges; every segmentation is a cut
+    recipe                affinities to a hierarchy, the same way for everybody
     threshold             scores of all cuts, and the best one
     sections              2D segmentations linked to 3D
     components            connected components at a threshold
@@ -30,6 +31,7 @@ from malis.segmentation.oversegmentation import (
     inside_threshold,
 )
 from malis.segmentation.pipeline import segment
+from malis.segmentation.recipe import fragments_of, hierarchies_of, hierarchy_of, parts_of
 from malis.segmentation.regions import RegionGraph, region_graph
 from malis.segmentation.sections import link_sections
 from malis.segmentation.threshold import ThresholdCurve, best_threshold
@@ -55,9 +57,13 @@ __all__ = [
     "connected_components",
     "fragment_steps",
     "fragments",
+    "fragments_of",
+    "hierarchies_of",
+    "hierarchy_of",
     "inside_threshold",
     "link_sections",
     "merge_regions",
+    "parts_of",
     "region_graph",
     "remove_small",
     "same_tree_different_channels",

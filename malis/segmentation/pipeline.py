@@ -1,17 +1,13 @@
 """Affinities to labels in one call."""
 
-import numpy as np
-
 from malis._checks import Array, Offsets, check_offsets
-from malis.segmentation.agglomeration import agglomerate
 from malis.segmentation.components import connected_components
 from malis.segmentation.numbering import remove_small
-from malis.segmentation.oversegmentation import fragments, inside_threshold
+from malis.segmentation.recipe import are_sections_apart, hierarchy_of
 from malis.segmentation.sections import link_sections
 from malis.segmentation.threshold_watershed import threshold_watershed
 
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
-THICK = 3.0  # sections this many times thicker than a pixel is wide are segmented one by one
 
 
 def segment(
@@ -66,53 +62,13 @@ def segment(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    steps = check_offsets(offsets)
-    if sampling is not None and len(sampling) != steps.shape[1]:
-        raise ValueError(
-            f"sampling must be {steps.shape[1]} positive numbers, one for each axis, got {sampling}"
-        )
-    flat, thick = are_sections_apart(affinities.shape[1:], steps, sampling)
+    flat, _ = are_sections_apart(affinities.shape[1:], check_offsets(offsets), sampling)
     if method == "connected_components":
         labels = connected_components(affinities, offsets, threshold)
     elif method == "threshold_watershed":
         labels = threshold_watershed(affinities, offsets, threshold, per_section=flat)
     else:
-        apart = flat or thick
-        inside = inside_threshold(affinities, offsets, per_section=apart)
-        pieces = fragments(
-            affinities, offsets, threshold=inside, sampling=sampling, per_section=apart
-        )
-        labels = agglomerate(affinities, offsets, pieces).cut(threshold)
+        labels = hierarchy_of(affinities, offsets, sampling=sampling).cut(threshold)
     if flat:
         labels = link_sections(labels)
     return remove_small(labels, min_size) if min_size > 1 else labels
-
-
-def are_sections_apart(
-    shape: tuple[int, ...], offsets: np.ndarray, sampling: tuple[float, ...] | None
-) -> tuple[bool, bool]:
-    """Tell whether sections are cut into fragments one by one.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-    sampling : tuple of float, optional
-        Size of a voxel along every axis.
-
-    Returns
-    -------
-    flat : bool
-        They are, because no channel of unit steps joins them; then they have to be linked.
-    thick : bool
-        They are, because they are much thicker than a pixel is wide.
-    """
-    in_volume = offsets.shape[1] == 3 and len(shape) == 3
-    flat = in_volume and shape[0] > 1 and not _has_unit_step(offsets, axis=0)
-    thick = in_volume and sampling is not None and sampling[0] >= THICK * min(sampling[1:])
-    return flat, thick
-
-
-def _has_unit_step(offsets: np.ndarray, axis: int) -> bool:
-    return bool(((np.abs(offsets).sum(axis=1) == 1) & (offsets[:, axis] != 0)).any())

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
+from cremi_eval.evaluation import ContingencyTable, contingency_table, cremi_score, voi_of_table
+from cremi_eval.evaluation.neuron_ids import BACKGROUND
+from cremi_eval.evaluation.rand import adapted_rand_of_sums, sum_of_squares
 from malis._checks import Array, as_numpy, check_integer
 from malis.segmentation.hierarchy import Hierarchy
 
 SCORES = ("cremi", "voi", "rand")
 NO_MERGE = 1.001  # no affinity reaches this threshold
 LOWEST, GRID_CELLS = 1e-3, 1000  # of the curve that is smoothed
-BACKGROUND = 2**64 - 1  # CREMI's id of voxels to ignore; -1 if ids are signed
+ROUNDING = 1e-12  # a perfect score, after a thousand sums
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ def best_threshold(
     Raises
     ------
     ValueError
-        If shapes or numbers of volumes disagree, the truths ignore every voxel, or there is no
-        such score.
+        If shapes or numbers of volumes disagree, a truth holds a negative label other than -1,
+        the truths ignore every voxel, or there is no such score.
     TypeError
         If a truth holds no integers.
 
@@ -204,77 +206,53 @@ def _scores_of_prefixes(
 
     None where the truth ignores every voxel.
     """
-    overlaps = _overlaps(hierarchy, truth, ignored)
-    if overlaps is None:
-        return None
-    table, zeros, n_voxels = overlaps
-    sizes_of_truth = table.sum(axis=0) + zeros
-    unlabelled = zeros.sum() / n_voxels  # cremi_python's term for voxels labelled 0
-    n = float(sizes_of_truth.sum())
-    pairs_sq, pairs_log, sizes_sq, sizes_log = _moments_of_prefixes(table, hierarchy.merges)
-    # In VOI, 0 is one more segment; in the Rand error it is not.
-    pairs_log = pairs_log + _xlogx(zeros).sum()
-    sizes_log = sizes_log + _xlogx(zeros.sum())
-    split = (_xlogx(sizes_of_truth).sum() - pairs_log) / n
-    merge = (sizes_log - pairs_log) / n
-    both = pairs_sq + unlabelled
-    precision = both / (sizes_sq + unlabelled)
-    recall = both / np.square(sizes_of_truth, dtype=np.float64).sum()
-    error = 1 - 2 * precision * recall / (precision + recall)
-    split, merge, error = (np.where(x > 1e-12, x, 0.0) for x in (split, merge, error))
-    return np.stack([split, merge, error, np.sqrt((split + merge) * error)])
-
-
-def _overlaps(
-    hierarchy: Hierarchy, truth: Array, ignored: tuple[int, ...]
-) -> tuple[sparse.csr_array, np.ndarray, int] | None:
-    """Count the voxels of every fragment, and of no fragment, in every object that counts."""
     check_integer(truth, "truth")
     truth = as_numpy(truth)
     if truth.shape != hierarchy.leaves.shape:
         raise ValueError(
             f"truth must have shape {hierarchy.leaves.shape} like the fragments, got {truth.shape}"
         )
-    # Runs of voxels in which neither label changes are counted at once.
-    objects, leaves = truth.ravel(), hierarchy.leaves.ravel()
-    begins = np.ones(truth.size, dtype=bool)
-    begins[1:] = (objects[1:] != objects[:-1]) | (leaves[1:] != leaves[:-1])
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=truth.size)
-    ids, column = np.unique(objects[starts], return_inverse=True)
-    counted = ~np.isin(ids.astype(np.uint64), [np.uint64(label % 2**64) for label in ignored])
-    kept = counted[column]
-    if not kept.any():
+    table = contingency_table(hierarchy.leaves, truth).without(truth=ignored)
+    if not table.n_counted:
         return None
-    table = sparse.coo_array(
-        (lengths[kept], (leaves[starts[kept]], column[kept])),
-        (hierarchy.n_fragments + 1, len(ids)),
-    ).tocsr()
-    return table[1:], table[[0]].toarray()[0], truth.size
+    squares, logs, sizes_squares, sizes_logs = _gains(table, hierarchy)
+    split, merge = voi_of_table(table)
+    split = split - logs / table.n_counted
+    merge = merge + (sizes_logs - logs) / table.n_counted
+    fragment = table.seg_ids != 0
+    error, _, _ = adapted_rand_of_sums(
+        sum_of_squares(table.counts.data, fragment[table.counts.indices]) + squares,
+        sum_of_squares(table.truth_sizes),
+        sum_of_squares(table.seg_sizes, fragment) + sizes_squares,
+        int(table.seg_sizes[~fragment].sum()) / table.n_voxels,
+    )
+    split, merge, error = (np.where(x > ROUNDING, x, 0.0) for x in (split, merge, error))
+    cremi = [cremi_score(*point) for point in zip(split, merge, error, strict=True)]
+    return np.stack([split, merge, error, cremi])
 
 
-def _moments_of_prefixes(table: sparse.csr_array, merges: np.ndarray) -> np.ndarray:
-    """Sum squares and x log x of overlaps and of region sizes, after each number of merges.
+def _gains(table: ContingencyTable, hierarchy: Hierarchy) -> np.ndarray:
+    """Tell how far the sums that scores are made of have grown after each number of merges.
+
+    Two segments that become one add up their overlaps n_ij with every object, and their sizes b_j.
 
     Returns
     -------
     (4, M + 1) float64 array
-        Sum over overlaps n_ij of n^2 and of n log2 n, sum over sizes b_j of b^2 and of b log2 b.
+        Growth of the sum of n_ij^2, of n_ij log2 n_ij, of b_j^2 and of b_j log2 b_j.
     """
-    sizes = table.sum(axis=1).tolist()
-    bounds = zip(table.indptr[:-1].tolist(), table.indptr[1:].tolist(), strict=True)
-    columns, counts = table.indices.tolist(), table.data.tolist()
-    rows: list[dict[int, int]] = [
-        dict(zip(columns[a:b], counts[a:b], strict=True)) for a, b in bounds
-    ]
-    change = np.zeros((4, len(merges) + 1))
-    change[:, 0] = (
-        np.square(table.data, dtype=np.float64).sum(),
-        _xlogx(table.data).sum(),
-        np.square(np.array(sizes, dtype=np.float64)).sum(),
-        _xlogx(np.array(sizes)).sum(),
-    )
-    for step, (one, other) in enumerate(merges.tolist(), start=1):
+    segments = table.counts.T.tocsr()
+    bounds = zip(segments.indptr[:-1].tolist(), segments.indptr[1:].tolist(), strict=True)
+    columns, counts = segments.indices.tolist(), segments.data.tolist()
+    rows: list[dict[int, int]] = [{} for _ in range(hierarchy.n_fragments + 1)]
+    sizes = [0] * len(rows)
+    for label, size, (a, b) in zip(
+        table.seg_ids.tolist(), table.seg_sizes.tolist(), bounds, strict=True
+    ):
+        rows[label] = dict(zip(columns[a:b], counts[a:b], strict=True))
+        sizes[label] = size
+    growth = np.zeros((4, len(hierarchy.merges) + 1))
+    for step, (one, other) in enumerate((hierarchy.merges + 1).tolist(), start=1):
         few, many = rows[one], rows[other]
         if len(few) > len(many):
             few, many = many, few
@@ -288,16 +266,10 @@ def _moments_of_prefixes(table: sparse.csr_array, merges: np.ndarray) -> np.ndar
         rows.append(many)
         a, b = sizes[one], sizes[other]
         sizes.append(a + b)
-        change[:, step] = squares, logs, 2 * a * b, _gain(a, b) if a and b else 0.0
-    return np.cumsum(change, axis=1)
+        growth[:, step] = squares, logs, 2 * a * b, _gain(a, b) if a and b else 0.0
+    return np.cumsum(growth, axis=1)
 
 
 def _gain(a: int, b: int) -> float:
     """Return by how much x log2 x of the sum exceeds that of the parts."""
     return (a + b) * math.log2(a + b) - a * math.log2(a) - b * math.log2(b)
-
-
-def _xlogx(x: np.ndarray) -> np.ndarray:
-    """Return x log2 x, 0 at 0."""
-    x = np.asarray(x, dtype=np.float64)
-    return x * np.log2(np.where(x > 0, x, 1))

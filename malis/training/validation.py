@@ -8,14 +8,7 @@ from malis._checks import Offsets
 from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.tiles import predict
 from malis.labels import relabel_components
-from malis.segmentation import (
-    Hierarchy,
-    agglomerate,
-    best_threshold,
-    fragments,
-    inside_threshold,
-)
-from malis.segmentation.pipeline import THICK
+from malis.segmentation import Hierarchy, best_threshold, hierarchies_of, parts_of
 from malis.segmentation.threshold import BACKGROUND
 from malis.training.dataset import LabelledVolume
 from unet.network import FullyConvolutional
@@ -73,26 +66,12 @@ def validation_scores(
 def _segmented(
     network: FullyConvolutional, volume: LabelledVolume, offsets: Offsets
 ) -> Iterator[tuple[Hierarchy, np.ndarray]]:
-    """Agglomerate a volume, or its sections if the network predicts sections; with the truth."""
+    """Agglomerate a volume, or its sections if the offsets lie within them; with the truth."""
     raw = stack_neighbours(volume.raw, neighbours_of(network))
-    affinities = predict(network, raw, progress=False)
-    if network.ndim == 2:
-        sections = list(np.moveaxis(affinities, 1, 0))
-        inside = inside_threshold(sections, offsets)
-        for section, truth in zip(sections, volume.labels, strict=True):
-            pieces = fragments(section, offsets, threshold=inside)
-            yield agglomerate(section, offsets, pieces), truth
-    else:
-        thick = volume.resolution[0] >= THICK * min(volume.resolution[1:])
-        inside = inside_threshold(affinities, offsets, per_section=thick)
-        pieces = fragments(
-            affinities,
-            offsets,
-            threshold=inside,
-            sampling=volume.resolution,
-            per_section=thick,
-        )
-        yield agglomerate(affinities, offsets, pieces), volume.labels
+    ndim = len(offsets[0])
+    parts = parts_of(predict(network, raw, progress=False), ndim)
+    hierarchies = hierarchies_of(parts, offsets, sampling=volume.resolution[-ndim:])
+    yield from zip(hierarchies, parts_of(volume.labels, ndim), strict=True)
 
 
 def _pieces(ids: np.ndarray, ignored: Sequence[int]) -> np.ndarray:

@@ -11,11 +11,8 @@ from cremi_eval._slabs import slabs
 from cremi_eval.evaluation import (
     NeuronIds,
     adapted_rand,
-    best_curve,
-    best_point,
     cremi_score,
     mean_of_sections,
-    split_merge_curve,
     voi,
     worst_merges,
     worst_splits,
@@ -164,21 +161,3 @@ def test_worst_objects_come_in_order():
     halves = np.arange(200).reshape(10, 1, 20)
     worst = worst_splits(NeuronIds(volume(objects)).contingency_table(volume(halves)), n=100)
     assert [error.id for error in worst] == list(range(100))  # all equally bad
-
-
-def test_a_curve_over_thresholds():
-    evaluation = NeuronIds(volume(TWO))
-    curve = split_merge_curve(
-        evaluation, ((t, seg) for t, seg in [(0.1, ONE), (0.5, TWO), (0.7, THREE), (0.9, SINGLE)])
-    )
-    assert [point.threshold for point in curve] == [0.1, 0.5, 0.7, 0.9]
-    assert [point.scores.voi_split for point in curve] == [0, 0, 0.5, 3]
-    assert [point.scores.voi_merge for point in curve] == [1, 0, 0, 0]
-    assert best_point(curve).threshold == 0.5
-    assert best_point(curve[2:], by="voi_split").threshold == 0.7
-    assert best_curve(curve) == [curve[1]]
-    assert best_curve([curve[3], curve[0], curve[2]]) == [curve[0], curve[2]]
-    with pytest.raises(ValueError, match="by must be one of"):
-        best_point(curve, by="rand_recall")
-    with pytest.raises(ValueError, match="no point"):
-        best_point([])

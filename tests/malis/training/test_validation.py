@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import malis
 from cremi_eval import Volume
 from cremi_eval.evaluation import NeuronIds
+from malis.segmentation import best_threshold
 from malis.segmentation.threshold import NO_MERGE
 from malis.training.dataset import LabelledVolume
 from malis.training.validation import validation_scores
@@ -62,6 +64,27 @@ def test_the_same_numbers_as_cremi_eval():
     for name in ("voi_split", "voi_merge", "adapted_rand_error", "cremi_score"):
         assert scores[name] == pytest.approx(np.mean([getattr(one, name) for one in sections]))
     assert scores["voi_merge"] > 0.1
+
+
+def test_the_threshold_is_chosen_on_what_segment_cuts(monkeypatch):
+    """With oblong pixels, too: distances are those of the tissue, not of the grid."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(3).random((1, 60, 90)), (0, 2, 2))
+    raw = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    labels = np.ones(raw.shape, np.uint64)
+    seen = []
+
+    def choose(hierarchies, truths, **settings):
+        seen.extend(hierarchies)
+        return best_threshold(hierarchies, truths, **settings)
+
+    monkeypatch.setattr("malis.training.validation.best_threshold", choose)
+    offsets = malis.nearest_offsets(2)
+    part = LabelledVolume(raw, labels, (40.0, 8.0, 4.0))
+    validation_scores(Membranes(2), [part], offsets)
+    section = malis.inference.predict(Membranes(2), raw, progress=False)[:, 0]
+    cut = malis.segment(section, offsets, threshold=NO_MERGE, sampling=(8.0, 4.0))
+    assert len(seen) == 1 and (seen[0].cut(NO_MERGE) == cut).all()
+    assert cut.max() != malis.segment(section, offsets, threshold=NO_MERGE).max()
 
 
 def test_what_is_left_out_costs_nothing():
