@@ -120,13 +120,14 @@ def run_step(
     BlockError
         If a block fails; those that are done are kept.
     """
-    blocks, done = output.blocks, output.done(step)
-    pending = [block for block in blocks if block.name not in done]
-    if not pending:
+    done = output.done(step)
+    if len(done) == output.n_blocks:
         return 0
+    pending = [block for block in output.blocks if block.name not in done]
     work = functools.partial(do_block, step, work)
     results = _in_turn(work, pending) if client is None else _on_cluster(work, pending, client)
-    bar = tqdm(total=len(blocks), initial=len(done), desc=step, unit="block", disable=not progress)
+    total, begun = output.n_blocks, len(done)
+    bar = tqdm(total=total, initial=begun, desc=step, unit="block", disable=not progress)
     try:
         with bar, contextlib.closing(results), output.noting(step, done) as note:
             for block, facts in results:
@@ -135,7 +136,7 @@ def run_step(
     except OSError as error:
         if isinstance(error, DamageError):
             output.forget(error.step, error.blocks)
-        kept = f"{len(output.done(step))} of {len(blocks)} blocks are done and kept"
+        kept = f"{len(output.done(step))} of {total} blocks are done and kept"
         raise BlockError(
             f"{_one_line(error)} ({step}: {kept}; the same call goes on from there)"
         ) from error

@@ -11,6 +11,7 @@ checksum is wrong, are noticed when they are read; then the line is taken away, 
 computes the block again. Only the process that gives out the blocks writes lines.
 """
 
+import functools
 import json
 import logging
 import math
@@ -82,9 +83,9 @@ class Output:
         return math.prod(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
 
     @property
-    def blocks(self) -> list[Block]:
-        """All blocks, in C order; a new list every time."""
-        return cut_into_blocks(self.shape, self.block)
+    def blocks(self) -> Sequence[Block]:
+        """All blocks, in C order."""
+        return _all_blocks(self.shape, self.block)
 
     def done(self, step: str) -> dict[str, Note]:
         """Return the notes on the blocks for which a step is done, by the blocks' names."""
@@ -147,6 +148,11 @@ class Output:
         """Write a box of one of the arrays."""
         array = scale_package("zarr").open_array(self.path / name / str(level), mode="r+")
         array[(slice(None),) * (values.ndim - 3) + box] = values
+
+
+@functools.lru_cache(maxsize=1)
+def _all_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[Block, ...]:
+    return tuple(cut_into_blocks(shape, block))
 
 
 def _line(name: str, note: Note) -> str:

@@ -74,7 +74,7 @@ def test_blocks_that_meet_a_box(shape, block, data):
 
 
 def test_no_block_lists_the_others(tmp_path, cells, monkeypatch):
-    """Time is linear in the number of blocks: all are listed once a step, not once a block."""
+    """Time is linear in the number of blocks: all are listed once, not once a block."""
     source = write_volume(tmp_path / "affinities.zarr", cells[0][:, :8, :32, :32], (8, 8, 8))
     counts = []
     for side in (16, 8):
@@ -87,8 +87,7 @@ def test_no_block_lists_the_others(tmp_path, cells, monkeypatch):
             options = {"block": (8, side, side), "halo": 2, "overwrite": True, **QUIET}
             report = segment_affinities(source, tmp_path / "out.zarr", threshold=0.5, **options)
         counts.append((report["n_blocks"], len(listings)))
-    assert [n for n, _ in counts] == [4, 16]
-    assert counts[0][1] == counts[1][1] < 10
+    assert counts == [(4, 1), (16, 1)]
 
 
 def test_a_halo_ends_at_the_border_of_the_volume():
