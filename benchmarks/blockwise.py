@@ -1,7 +1,7 @@
 """What blocks cost, and what they change: `malis.scale` against one piece.
 
     python -m benchmarks.blockwise                        all of it, about half an hour
-    python -m benchmarks.blockwise --only equality        or memory, linear, workers
+    python -m benchmarks.blockwise --only equality        or memory, linear, workers, bookkeeping
 
 equality  affinities and segmentation of volumes that fit into memory, by blocks and in one piece,
           over halos
@@ -9,12 +9,14 @@ memory    a volume of affinities more than four times as large as the memory lim
           fragments, boundaries and labels by workers with that limit
 linear    CPU and wall-clock time from raw data to labels over the number of blocks, one worker
 workers   wall-clock time of the same run by one worker and by two, in turns, the least of each
+bookkeeping  planning, halos, notes and report of a run whose blocks hold nothing, over their number
 
 A part that is measured replaces its earlier figures in ``report/results/benchmark_blockwise.json``;
 the load of the machine while it ran stands beside it.
 """
 
 import argparse
+import functools
 import json
 import os
 import tempfile
@@ -32,6 +34,10 @@ from data.locate import find_volume
 from malis import nearest_offsets, segment
 from malis.inference import predict
 from malis.scale import segment_affinities, segment_volume
+from malis.scale.blocks import Block, grow, within
+from malis.scale.cluster import run_step
+from malis.scale.output import begin_output
+from malis.scale.run import Run
 from malis.scale.volumes import create_ome_zarr, open_volume
 from malis.training.checkpoint import load_model
 from report.derived_affinities import derive_affinities
@@ -208,6 +214,30 @@ def workers(folder: Path) -> dict[str, Any]:
     }
 
 
+def bookkeeping(folder: Path) -> dict[str, Any]:
+    """Go through the steps of a run with blocks that read and write nothing, twice."""
+    steps, block, rows = ("affinities", "averages", "fragments", "boundaries", "labels"), 64, []
+    for n in (10, 22, 48):
+        shape, size = (n * block,) * 3, (block,) * 3
+        output = begin_output(folder / str(n), {}, {}, shape=shape, block=size, overwrite=False)
+        plan = functools.partial(halo_arithmetic, shape)
+        row: dict[str, Any] = {"blocks": n**3}
+        for name in ("new", "complete"):
+            begin, cpu = time.perf_counter(), time.process_time()
+            computed = [run_step(output, step, plan, progress=False) for step in steps]
+            Run(output, None, False, 0, None).report()
+            row[f"{name}_seconds"] = time.perf_counter() - begin
+            row[f"{name}_cpu_seconds"] = time.process_time() - cpu
+        assert computed == [0] * len(steps)
+        rows.append(row)
+    return {"steps": len(steps), "rows": rows}
+
+
+def halo_arithmetic(shape: tuple[int, ...], block: Block) -> None:
+    """Plan what a block reads and where in it the block lies."""
+    within(block.box, grow(block.box, (8, 8, 8), shape))
+
+
 def without_target(report: dict[str, Any]) -> dict[str, Any]:
     """Leave out the path, which means nothing elsewhere."""
     return {name: value for name, value in report.items() if name != "target"}
@@ -218,6 +248,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "memory": memory,
     "linear": linear,
     "workers": workers,
+    "bookkeeping": bookkeeping,
 }
 
 

@@ -48,6 +48,15 @@ line instead of lowest common ancestors.
 On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`):
 {parallel}.
 
+## Block by block
+
+`python -m benchmarks.blockwise --only bookkeeping` ({blocks_processor}, {blocks_date}):
+planning, halos, notes and report of all {steps} steps of a run whose blocks read and write nothing,
+without Dask; "gone on with" is the same call once more, when every block is done. CPU time; the
+wall-clock time is in `report/results/benchmark_blockwise.json`, with the load of the machine.
+
+{blocks}
+
 ## Scores and segmentation
 
 [EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
@@ -84,6 +93,7 @@ def main() -> None:
     """Write the page."""
     loss = json.loads((RESULTS / "benchmark_loss.json").read_text())
     parallel = json.loads((RESULTS / "benchmark_parallel_cpu.json").read_text())
+    blockwise = json.loads((RESULTS / "benchmark_blockwise.json").read_text())
     cuda = RESULTS / "benchmark_parallel_cuda.json"
     sizes = [
         [
@@ -137,6 +147,21 @@ def main() -> None:
             ),
             phases_shape=shape_of(largest),
             phases=", ".join(f"{name} {milliseconds(s)} ms" for name, s in phases.items()),
+            blocks_processor=blockwise["environment"]["processor"],
+            blocks_date=blockwise["environment"]["date"][:10],
+            steps=blockwise["bookkeeping"]["steps"],
+            blocks=table(
+                ["blocks", "new run (s)", "gone on with (s)", "new run, per block (µs)"],
+                [
+                    [
+                        f"{row['blocks']:,}",
+                        f"{row['new_cpu_seconds']:.2f}",
+                        f"{row['complete_cpu_seconds']:.2f}",
+                        f"{1e6 * row['new_cpu_seconds'] / row['blocks']:.0f}",
+                    ]
+                    for row in blockwise["bookkeeping"]["rows"]
+                ],
+            ),
             gpu=gpu_text(json.loads(cuda.read_text())) if cuda.exists() else NO_GPU,
             parallel=parallel_text(parallel),
         )

@@ -7,11 +7,6 @@ from pathlib import Path
 from malis.scale.volumes import StoredArray, open_volume
 
 HDF5 = (".hdf", ".hdf5", ".h5")
-DATASETS = {
-    "raw": ("volumes/raw", "raw"),
-    "labels": ("segmentation", "volumes/labels/neuron_ids", "labels"),
-    "affinities": ("affinities", "volumes/affinities"),
-}
 
 
 def open_part(path: str, part: str) -> StoredArray:
@@ -22,7 +17,7 @@ def open_part(path: str, part: str) -> StoredArray:
     path : str
         HDF5 file or Zarr folder, or ``path::dataset``.
     part : {"raw", "labels", "affinities"}
-        What is wanted; the first of its usual `DATASETS` that there is, or else the only volume.
+        What is wanted, as in `malis.scale.volumes.open_volume`.
 
     Returns
     -------
@@ -33,30 +28,10 @@ def open_part(path: str, part: str) -> StoredArray:
     FileNotFoundError
         If there is nothing at the path, or nothing of that kind.
     ValueError
-        If it is no volume, or one with another number of axes.
+        If it is no volume, or not one of that kind.
     """
     path, _, dataset = path.partition("::")
-    volume = open_volume(path, dataset) if dataset else _usual(path, part)
-    axes = {"affinities": "(c, z, y, x)"}.get(part, "(z, y, x)")
-    if volume.ndim != axes.count(",") + 1:
-        raise ValueError(f"{volume.name} must have the axes {axes} of {part}, got {volume.shape}")
-    return volume
-
-
-def _usual(path: str, part: str) -> StoredArray:
-    for name in DATASETS[part]:
-        try:
-            return open_volume(path, name)
-        except FileNotFoundError:
-            if "://" not in path and not Path(path).exists():
-                raise
-    volume = open_volume(path)
-    others = [name for kind, names in DATASETS.items() if kind != part for name in names]
-    if volume.dataset in others:
-        raise FileNotFoundError(
-            f"{path} holds no {part}: there is none of {', '.join(DATASETS[part])}"
-        )
-    return volume
+    return open_volume(path, dataset or None, kind=part)
 
 
 def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:

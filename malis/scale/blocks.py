@@ -29,7 +29,9 @@ class Block(NamedTuple):
         return "block [" + ", ".join(f"{side.start}:{side.stop}" for side in self.box) + "]"
 
 
-def cut_into_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Block]:
+def cut_into_blocks(
+    shape: tuple[int, ...], block: tuple[int, ...], box: Box | None = None
+) -> list[Block]:
     """Cut a volume into blocks; the last ones along each axis may be smaller.
 
     Parameters
@@ -38,21 +40,21 @@ def cut_into_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Bloc
         Size of the volume.
     block : (3,) tuple of int
         Size of a block.
+    box : (3,) tuple of slice, optional
+        Only the blocks that meet this box; by default all.
 
     Returns
     -------
     list of Block
         In C order.
     """
-    numbers = [range(-(-n // b)) for n, b in zip(shape, block, strict=True)]
-    return [Block(place, box_of(place, shape, block)) for place in itertools.product(*numbers)]
-
-
-def box_of(place: tuple[int, ...], shape: tuple[int, ...], block: tuple[int, ...]) -> Box:
-    """Return the voxels of the block at a place, cut off at the end of the volume."""
-    return tuple(
-        slice(i * b, min((i + 1) * b, n)) for i, n, b in zip(place, shape, block, strict=True)
-    )
+    box = box or tuple(slice(0, n) for n in shape)
+    numbers = [range(s.start // b, -(-s.stop // b)) for s, b in zip(box, block, strict=True)]
+    sides = [
+        [slice(i * b, min((i + 1) * b, n)) for i in along]
+        for along, n, b in zip(numbers, shape, block, strict=True)
+    ]
+    return list(map(Block, itertools.product(*numbers), itertools.product(*sides)))
 
 
 def grow(box: Box, halo: tuple[int, ...], shape: tuple[int, ...]) -> Box:

@@ -5,18 +5,18 @@ What it sends back is a note of a few numbers. A task whose worker has died is g
 doing a block twice does no harm.
 """
 
-import json
+import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from malis.scale.blocks import Block
-from malis.scale.output import Output, write_file
+from malis.scale.output import DamageError, Note, Output
 from malis.scale.volumes import scale_package
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,14 @@ MEMORY = {
 }
 
 
+Work = Callable[[Block], Note]
+
+
 class BlockError(OSError):
     """A block could not be computed; those that are done are kept."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def connect(workers: int, scheduler: str | None, memory_limit: int | None) -> Iterator[Any]:
     """Start a local cluster, or connect to one that runs.
 
@@ -117,68 +120,57 @@ def run_step(
     BlockError
         If a block fails; those that are done are kept.
     """
-    blocks = output.blocks
-    pending = [block for block in blocks if not output.note(step, block).exists()]
-    with tqdm(
-        total=len(blocks),
-        initial=len(blocks) - len(pending),
-        desc=step,
-        unit="block",
-        disable=not progress,
-    ) as bar:
-        try:
-            if client is None:
-                for block in pending:
-                    do_block(output, step, work, block)
-                    bar.update()
-            else:
-                _run_on_cluster(output, step, work, client, pending, bar)
-        except BlockError as error:
-            done = sum(output.note(step, block).exists() for block in blocks)
-            raise BlockError(
-                f"{error} ({step}: {done} of {len(blocks)} blocks are done and kept; the same call "
-                "goes on from there)"
-            ) from error
+    done = output.done(step)
+    if len(done) == output.n_blocks:
+        return 0
+    pending = [block for block in output.blocks if block.name not in done]
+    work = functools.partial(do_block, step, work)
+    results = _in_turn(work, pending) if client is None else _on_cluster(work, pending, client)
+    total, begun = output.n_blocks, len(done)
+    bar = tqdm(total=total, initial=begun, desc=step, unit="block", disable=not progress)
+    try:
+        with bar, contextlib.closing(results), output.noting(step, done) as note:
+            for block, facts in results:
+                note(block, facts)
+                bar.update()
+    except OSError as error:
+        if isinstance(error, DamageError):
+            output.forget(error.step, error.blocks)
+        kept = f"{len(output.done(step))} of {total} blocks are done and kept"
+        raise BlockError(
+            f"{_one_line(error)} ({step}: {kept}; the same call goes on from there)"
+        ) from error
     return len(pending)
 
 
-def do_block(output: Output, step: str, work: Callable[[Block], None], block: Block) -> None:
-    """Compute a block and note that it is done; runs on a worker."""
+def do_block(step: str, work: Callable[[Block], None], block: Block) -> Note:
+    """Compute a block, and return what is to be noted about it; runs on a worker."""
     begin, cpu = time.perf_counter(), time.process_time()
     try:
         work(block)
-        note = {
-            "seconds": time.perf_counter() - begin,
-            "cpu_seconds": time.process_time() - cpu,
-            "peak_memory": _peak_memory(),
-        }
-        write_file(output.note(step, block), json.dumps(note).encode())
+    except DamageError as error:
+        raise DamageError(f"{step} of {block}: {error}", error.step, error.blocks) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise BlockError(f"{step} of {block}: {_one_line(error)}") from error
+    memory = _peak_memory(int(10 * time.monotonic()))
+    return Note(time.perf_counter() - begin, time.process_time() - cpu, memory)
 
 
-def _run_on_cluster(
-    output: Output,
-    step: str,
-    work: Callable[[Block], None],
-    client: Any,
-    pending: list[Block],
-    bar: tqdm,
-) -> None:
+def _in_turn(work: Work, blocks: list[Block]) -> Iterator[tuple[Block, Note]]:
+    yield from ((block, work(block)) for block in blocks)
+
+
+def _on_cluster(work: Work, blocks: list[Block], client: Any) -> Iterator[tuple[Block, Note]]:
     distributed = scale_package("distributed")
-    keys = [f"{step}-{block.name}-{time.time_ns()}" for block in pending]
-    futures = [
-        client.submit(do_block, output, step, work, block, key=key, pure=False)
-        for block, key in zip(pending, keys, strict=True)
-    ]
+    futures = client.map(work, blocks, pure=False)
+    block_of = dict(zip((future.key for future in futures), blocks, strict=True))
     try:
         for future in distributed.as_completed(futures):
-            future.result()
-            bar.update()
+            yield block_of[future.key], future.result()
     except distributed.scheduler.KilledWorker as error:
         raise BlockError(
-            f"{step}: workers died again and again on one block, most likely for lack of memory; "
-            "choose a smaller block or tile, or more memory per worker"
+            "workers died again and again on one block, most likely for lack of memory; choose a "
+            "smaller block or tile, or more memory per worker"
         ) from error
     finally:
         client.cancel(futures)
@@ -188,10 +180,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _peak_memory() -> int | None:
-    """Return the largest memory that this process has had, in bytes (on Linux)."""
+@functools.lru_cache(maxsize=1)
+def _peak_memory(_tenth_of_a_second: int) -> int:
+    """Return the largest memory that this process has had, in bytes (on Linux, else 0)."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return None
-    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("VmHWM")), None)
+        return 0
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("VmHWM")), 0)

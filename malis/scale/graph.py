@@ -119,7 +119,7 @@ def _read_boundaries(output: Output, block: Block) -> dict[str, np.ndarray]:
         with np.load(path) as content:
             return dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        output.note("boundaries", block).unlink(missing_ok=True)
+        output.forget("boundaries", [block])
         raise OSError(f"{path} is damaged or missing; the next run computes it again") from error
 
 

@@ -1,22 +1,27 @@
 """The output of a run: its arrays, and notes on what is done.
 
     OUT.zarr/affinities, fragments, segmentation    OME-Zarr images
-    OUT.zarr/progress                               the settings of the run (as attributes), a note
-                                                    for every finished block, the region graph
+    OUT.zarr/progress                               the settings of the run (as attributes), the
+                                                    region graph, and for every step a file with one
+                                                    line a finished block
 
-A block's note is written after its voxels, under a temporary name that is then changed: where there
-is a note, the block is complete. A run that is started again with the same settings skips these
-blocks. Voxels that were never written, or whose checksum is wrong, are noticed when they are read;
-then the note is taken away, so that the next run computes the block again.
+A block's line is written after its voxels: where there is a line, the block is complete. A run that
+is started again with the same settings skips these blocks. Voxels that were never written, or whose
+checksum is wrong, are noticed when they are read; then the line is taken away, so that the next run
+computes the block again. Only the process that gives out the blocks writes lines.
 """
 
+import functools
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +32,33 @@ logger = logging.getLogger(__name__)
 
 # What voxels read as that were never written; no block holds these values.
 UNWRITTEN = {"affinities": np.float32(np.nan), "fragments": np.uint64(2**64 - 1)}
+
+
+class Note(NamedTuple):
+    """What a block took: seconds, and the most memory that its worker has had, in bytes."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory: int
+
+
+class DamageError(OSError):
+    """What earlier steps wrote is damaged or missing.
+
+    Attributes
+    ----------
+    step : str
+        The step that wrote it.
+    blocks : list of Block
+        Those to be computed again.
+    """
+
+    def __init__(self, message: str, step: str, blocks: list[Block]) -> None:
+        super().__init__(message)
+        self.step, self.blocks = step, blocks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.step, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -46,18 +78,43 @@ class Output:
     block: tuple[int, ...]
 
     @property
-    def blocks(self) -> list[Block]:
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return math.prod(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+
+    @property
+    def blocks(self) -> Sequence[Block]:
         """All blocks, in C order."""
-        return cut_into_blocks(self.shape, self.block)
+        return _all_blocks(self.shape, self.block)
 
-    def note(self, step: str, block: Block) -> Path:
-        """Return the file whose presence says that a step is done for a block."""
-        return self.path / PROGRESS / step / f"{block.name}.json"
+    def done(self, step: str) -> dict[str, Note]:
+        """Return the notes on the blocks for which a step is done, by the blocks' names."""
+        path = self.file(f"{step}.txt")
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        rows = (line.split(" ") for line in lines)
+        return {row[0]: Note(*map(float, row[1:3]), int(row[3])) for row in rows if len(row) == 4}
 
-    def notes(self, step: str) -> list[dict[str, Any]]:
-        """Return what was noted about every block that is done."""
-        files = sorted((self.path / PROGRESS / step).glob("*.json"))
-        return [json.loads(file.read_text()) for file in files]
+    @contextmanager
+    def noting(self, step: str, done: dict[str, Note]) -> Iterator[Callable[[Block, Note], Any]]:
+        """Give a function that notes that a step is done for a block, beside those of `done`."""
+        self._rewrite(step, done)  # without a line that was being written
+        with self.file(f"{step}.txt").open("a", buffering=1) as file:
+            yield lambda block, note: file.write(_line(block.name, note))
+
+    def forget(self, step: str, blocks: Sequence[Block]) -> None:
+        """Remove notes, and the files of an array's blocks, so that they are computed again."""
+        notes = self.done(step)
+        shards = self.path / step / "0" / "c"
+        for block in blocks:
+            notes.pop(block.name, None)
+            place = "/".join(map(str, block.place))
+            for file in (*shards.glob(place), *shards.glob(f"*/{place}")):  # of every channel
+                if file.is_file():
+                    file.unlink()
+        self._rewrite(step, notes)
+
+    def _rewrite(self, step: str, notes: dict[str, Note]) -> None:
+        write_file(self.file(f"{step}.txt"), "".join(map(_line, notes, notes.values())).encode())
 
     def file(self, name: str) -> Path:
         """Return the path of a file about the whole run."""
@@ -68,30 +125,24 @@ class Output:
 
         Raises
         ------
-        OSError
-            If a block of it is damaged or missing; its note is then gone, so that the next run
-            computes it again.
+        DamageError
+            If a block of it is damaged or missing.
         """
         array = scale_package("zarr").open_array(self.path / name / "0", mode="r")
         channels = (slice(None),) * (array.ndim - 3)
         if _is_whole(name, values := _try(array, (*channels, *box))):
             return values
-        damaged = []
-        for block in filter(lambda block: _meet(block.box, box), self.blocks):
-            if not _is_whole(name, _try(array, (*channels, *block.box))):
-                self._forget(name, block, array.ndim)
-                damaged.append(str(block))
-        raise OSError(
-            f"{name} in {self.path} are damaged or missing in {', '.join(damaged)}; the next run "
-            "computes them again"
+        damaged = [
+            block
+            for block in cut_into_blocks(self.shape, self.block, box)
+            if not _is_whole(name, _try(array, (*channels, *block.box)))
+        ]
+        raise DamageError(
+            f"{name} in {self.path} are damaged or missing in {', '.join(map(str, damaged))}; the "
+            "next run computes them again",
+            name,
+            damaged,
         )
-
-    def _forget(self, name: str, block: Block, n_axes: int) -> None:
-        """Remove the note on a block and its files, one for every channel."""
-        self.note(name, block).unlink(missing_ok=True)
-        pattern = "/".join(["*"] * (n_axes - 3) + [str(i) for i in block.place])
-        for shard in (self.path / name / "0" / "c").glob(pattern):
-            shard.unlink()
 
     def write(self, name: str, box: Box, values: np.ndarray, level: int = 0) -> None:
         """Write a box of one of the arrays."""
@@ -99,8 +150,13 @@ class Output:
         array[(slice(None),) * (values.ndim - 3) + box] = values
 
 
-def _meet(one: Box, other: Box) -> bool:
-    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
+@functools.lru_cache(maxsize=1)
+def _all_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[Block, ...]:
+    return tuple(cut_into_blocks(shape, block))
+
+
+def _line(name: str, note: Note) -> str:
+    return f"{name} {note.seconds:.6f} {note.cpu_seconds:.6f} {note.peak_memory}\n"
 
 
 def _try(array: Any, box: Box) -> np.ndarray | None:

@@ -85,14 +85,14 @@ class Run:
     def report(self) -> dict[str, Any]:
         """Note that the output is complete, and say what it took."""
         finish_output(self.output)
-        steps = [folder.name for folder in self.output.file("").iterdir() if folder.is_dir()]
-        notes = {step: self.output.notes(step) for step in sorted(steps)}
-        peaks = [note["peak_memory"] or 0 for step in notes.values() for note in step]
+        steps = sorted(path.stem for path in self.output.file("").glob("*.txt"))
+        notes = {step: self.output.done(step).values() for step in steps}
+        peaks = [note.peak_memory for step in notes.values() for note in step]
         return {
             "target": str(self.output.path),
-            "n_blocks": len(self.output.blocks),
+            "n_blocks": self.output.n_blocks,
             "seconds": time.perf_counter() - self.begin,
-            "cpu_seconds": {s: sum(n["cpu_seconds"] for n in notes[s]) for s in notes},
+            "cpu_seconds": {s: sum(n.cpu_seconds for n in notes[s]) for s in notes},
             "memory_needed": self.memory_needed,
             "memory_limit": self.memory_limit,
             "memory_peak": max(peaks, default=0),
@@ -144,8 +144,6 @@ def start(
     output = begin_output(
         target, settings, arrays, shape=shape, block=block, overwrite=options.overwrite
     )
-    logger.info(
-        "%d blocks; a worker needs up to %.2f GiB", len(output.blocks), memory_needed / 2**30
-    )
+    logger.info("%d blocks; a worker needs up to %.2f GiB", output.n_blocks, memory_needed / 2**30)
     with connect(options.workers, options.scheduler, limit) as client:
         yield Run(output, client, options.progress, memory_needed, limit)

@@ -105,7 +105,7 @@ def average_block(
     values, offsets = as_affinities(read_affinities(output, affinities, outer), recipe.offsets)
     edges = edges_of_all_axes(values.shape[1:], offsets, recipe.per_section)
     average = mean_of_neighbours(values, edges)[within(block.box, outer)].ravel()
-    wanted = max(SAMPLE // len(output.blocks), 64)
+    wanted = max(SAMPLE // output.n_blocks, 64)
     content = io.BytesIO()
     np.save(content, average[:: -(-average.size // wanted)])
     write_file(output.file(f"averages/{block.name}.npy"), content.getvalue())

@@ -16,6 +16,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+USUAL_NAMES = {
+    "raw": ("volumes/raw", "raw"),
+    "labels": ("segmentation", "volumes/labels/neuron_ids", "labels"),
+    "affinities": ("affinities", "volumes/affinities"),
+}
 DEFAULT_DATASETS = ("segmentation", "volumes/raw", "raw", "volumes/labels/neuron_ids", "affinities")
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 LARGEST_CHUNK, SMALLEST_CHUNK = 64, 16
@@ -109,7 +114,9 @@ class StoredArray:
         return {**self.__dict__, "_array": None}
 
 
-def open_volume(path: str | Path, dataset: str | None = None) -> StoredArray:
+def open_volume(
+    path: str | Path, dataset: str | None = None, *, kind: str | None = None
+) -> StoredArray:
     """Open a volume for reading; voxels are read when they are asked for.
 
     Parameters
@@ -120,6 +127,9 @@ def open_volume(path: str | Path, dataset: str | None = None) -> StoredArray:
     dataset : str, optional
         Path inside, for instance "volumes/labels/neuron_ids". By default the first that exists of
         `DEFAULT_DATASETS`, or else the only volume that there is.
+    kind : {"raw", "labels", "affinities"}, optional
+        What is wanted. Then a dataset that is not named must have one of the `USUAL_NAMES` of its
+        kind. Raw data and labels have three axes, affinities four; labels are integers.
 
     Returns
     -------
@@ -130,9 +140,11 @@ def open_volume(path: str | Path, dataset: str | None = None) -> StoredArray:
     FileNotFoundError
         If there is nothing at the path, or no such dataset.
     ValueError
-        If it is no volume, holds several of which none is the obvious one, or does not tell the
-        size of its voxels.
+        If it is no volume, holds several of which none is the obvious one, does not tell the size
+        of its voxels, or is not of the kind that is wanted.
     """
+    if kind is not None:
+        return _checked_kind(_open_kind(path, dataset, kind), kind)
     name = str(path)
     if "://" not in name:
         if not Path(name).exists():
@@ -140,6 +152,33 @@ def open_volume(path: str | Path, dataset: str | None = None) -> StoredArray:
         if Path(name).is_file():
             return _open_hdf5(name, dataset)
     return _open_zarr(name, dataset)
+
+
+def _open_kind(path: str | Path, dataset: str | None, kind: str) -> StoredArray:
+    if dataset is not None:
+        return open_volume(path, dataset)
+    for name in USUAL_NAMES[kind]:
+        try:
+            return open_volume(path, name)
+        except FileNotFoundError:
+            if "://" not in str(path) and not Path(path).exists():
+                raise
+    volume = open_volume(path)
+    others = [name for other, names in USUAL_NAMES.items() if other != kind for name in names]
+    if volume.dataset in others:
+        raise FileNotFoundError(
+            f"{path} holds no {kind}: there is none of {', '.join(USUAL_NAMES[kind])}"
+        )
+    return volume
+
+
+def _checked_kind(volume: StoredArray, kind: str) -> StoredArray:
+    axes = "(c, z, y, x)" if kind == "affinities" else "(z, y, x)"
+    if volume.ndim != axes.count(",") + 1:
+        raise ValueError(f"{volume.name} must have the axes {axes} of {kind}, got {volume.shape}")
+    if kind == "labels" and volume.dtype.kind not in "ui":
+        raise ValueError(f"{volume.name} must hold integers, as labels do, got {volume.dtype}")
+    return volume
 
 
 def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

@@ -60,6 +60,36 @@ def test_every_voxel_lies_in_exactly_one_block(shape, block):
     assert (count == 1).all()
 
 
+@settings(deadline=None)
+@given(st.tuples(*[st.integers(1, 20)] * 3), st.tuples(*[st.integers(1, 8)] * 3), st.data())
+def test_blocks_that_meet_a_box(shape, block, data):
+    corners = [
+        sorted((data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n)))) for n in shape
+    ]
+    box = tuple(slice(a, max(b, a + 1)) for a, b in corners)
+    touched = np.zeros(shape, bool)
+    touched[box] = True
+    expected = [part for part in cut_into_blocks(shape, block) if touched[part.box].any()]
+    assert cut_into_blocks(shape, block, box) == expected
+
+
+def test_no_block_lists_the_others(tmp_path, cells, monkeypatch):
+    """Time is linear in the number of blocks: all are listed once, not once a block."""
+    source = write_volume(tmp_path / "affinities.zarr", cells[0][:, :8, :32, :32], (8, 8, 8))
+    counts = []
+    for side in (16, 8):
+        listings = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "malis.scale.output.cut_into_blocks",
+                lambda *arguments: listings.append(1) or cut_into_blocks(*arguments),  # noqa: B023
+            )
+            options = {"block": (8, side, side), "halo": 2, "overwrite": True, **QUIET}
+            report = segment_affinities(source, tmp_path / "out.zarr", threshold=0.5, **options)
+        counts.append((report["n_blocks"], len(listings)))
+    assert counts == [(4, 1), (16, 1)]
+
+
 def test_a_halo_ends_at_the_border_of_the_volume():
     box = (slice(0, 4), slice(4, 8))
     outer = grow(box, (2, 3), (10, 9))

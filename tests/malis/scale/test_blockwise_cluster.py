@@ -45,10 +45,11 @@ def test_a_killed_worker_changes_nothing(tmp_path, source, cluster):
         killed = []
 
         def kill():
-            while not list((tmp_path / "out.zarr/progress/fragments").glob("*.json")):
+            output = Output(tmp_path / "out.zarr", (24, 40, 48), OPTIONS["block"])
+            while not output.done("fragments"):
                 time.sleep(0.001)
             os.kill(victim, signal.SIGKILL)
-            killed.append(len(list((tmp_path / "out.zarr/progress/fragments").glob("*.json"))))
+            killed.append(len(output.done("fragments")))
 
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()

@@ -69,6 +69,39 @@ def shards(path, name):
 # ---- interruptions ---------------------------------------------------------------------------
 
 
+def test_a_note_that_was_being_written_does_not_count(tmp_path, monkeypatch, source, expected):
+    """Cut anywhere, a line names no block that is not done, and the next run goes on."""
+    output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
+    with monkeypatch.context() as patch:
+        fail_at(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            segment_affinities(source, output.path, **OPTIONS)
+    notes = output.file("fragments.txt")
+    whole = notes.read_bytes()
+    done = list(output.done("fragments"))
+    assert len(done) == 3
+    for kept in range(len(whole)):
+        notes.write_bytes(whole[:kept])
+        assert list(output.done("fragments")) == done[: whole[:kept].count(b"\n")]
+    calls = fail_at(monkeypatch, -1, None)
+    segment_affinities(source, output.path, **OPTIONS)
+    assert calls.count("fragments") == 6
+    assert len(output.done("fragments")) == 8
+    np.testing.assert_array_equal(open_volume(output.path)[...], expected)
+
+
+def test_a_disk_that_is_full_for_notes_stops_clearly(tmp_path, monkeypatch, source, expected):
+    with monkeypatch.context() as patch:
+        calls = fail_at(patch, -1, None)
+        patch.setattr("malis.scale.output._line", lambda *_: (_ for _ in ()).throw(
+            OSError(errno.ENOSPC, "No space left on device")))  # fmt: skip
+        with pytest.raises(BlockError, match=r"No space left.*averages: 0 of 8 blocks are done"):
+            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    assert calls.count("fragments") == 0
+    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
+
+
 @pytest.mark.parametrize("name", ["fragments", "segmentation"])
 def test_a_full_disk_stops_clearly_and_the_same_call_goes_on(
     tmp_path, monkeypatch, source, expected, name
@@ -106,14 +139,14 @@ def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
         f"**{OPTIONS!r})"
     )
     run = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
-    notes = tmp_path / "out.zarr/progress/fragments"
-    while len(list(notes.glob("*.json"))) < 2 and run.poll() is None:
+    output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
+    while len(output.done("fragments")) < 2 and run.poll() is None:
         time.sleep(0.001)
     run.kill()
     assert run.wait() == -signal.SIGKILL
-    before = {note: note.stat().st_mtime_ns for note in notes.glob("*.json")}
+    before = output.done("fragments")
     segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert {note: note.stat().st_mtime_ns for note in before} == before
+    assert before.items() <= output.done("fragments").items()
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 

@@ -139,6 +139,16 @@ def test_plain_zarr_arrays_with_attributes(tmp_path):
     assert (other.resolution, other.offset) == ((40, 4, 4), (0, 4, 0))
 
 
+def test_labels_are_integers(tmp_path, cremi):
+    labels = open_volume(cremi, kind="labels")
+    assert labels.dataset == "volumes/labels/neuron_ids"
+    with h5py.File(tmp_path / "probabilities.hdf", "w") as file:
+        file["labels"] = RAW.astype(np.float32)
+        file["labels"].attrs["resolution"] = (40.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="labels must hold integers, as labels do, got float32"):
+        open_volume(tmp_path / "probabilities.hdf", kind="labels")
+
+
 # ---- what is no volume -----------------------------------------------------------------------
 
 
