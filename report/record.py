@@ -1,17 +1,105 @@
-"""Results as JSON: what was measured, by which code, where and when."""
+"""Results: what was measured, by which code, where and when.
+
+Runs are three tables in ``report/results``, see `add_rows`: ``runs.csv``, a row a run;
+``scores.csv.gz``, a row for everything that a run scored; ``curves.csv.gz``, a row a point. What
+was measured once, as the times of ``benchmarks/``, is a JSON file beside them.
+"""
 
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "report" / "results"
 PACKAGES = ("torch", "higra", "numpy", "scipy", "h5py", "scikit-image", "monai")
+TABLES = {
+    "runs.csv": [
+        *("run", "study", "data", "split", "method", "network", "loss", "steps", "seed"),
+        *("batch_size", "precision", "learning_rate", "parameters"),
+        *("device", "processor", "versions", "date", "revision"),
+        *("seconds_data", "seconds_network", "seconds_loss", "settings"),
+    ],
+    "scores.csv.gz": [
+        *("run", "reading", "part", "section", "threshold", "open_ended", "voi_split", "voi_merge"),
+        *("adapted_rand_error", "rand_precision", "rand_recall", "cremi_score"),
+    ],
+    "curves.csv.gz": [
+        *("run", "curve", "reading", "step", "threshold"),
+        *("loss", "voi_split", "voi_merge", "cremi_score"),
+    ],
+}
+DECIMALS = {  # thresholds of scores are kept as they are
+    "scores.csv.gz": dict.fromkeys(TABLES["scores.csv.gz"][6:], 6),
+    "curves.csv.gz": dict.fromkeys(TABLES["curves.csv.gz"][4:], 4),
+}
+PLAIN = {"method": "gzip", "mtime": 0, "compresslevel": 9}  # the same table, the same bytes
+
+
+def read_table(name: str, results: Path = RESULTS) -> pd.DataFrame:
+    """Read a table of the results.
+
+    Parameters
+    ----------
+    name : str
+        Key of `TABLES`.
+    results : Path
+        Folder of the results.
+
+    Returns
+    -------
+    DataFrame
+        Without a row where there is no such file. ``settings`` is decoded.
+    """
+    path = results / name
+    if not path.exists():
+        return pd.DataFrame(columns=TABLES[name])
+    table = pd.read_csv(path)
+    if "settings" in table:
+        table["settings"] = table["settings"].map(json.loads)
+    return table
+
+
+def add_rows(rows: dict[str, Sequence[dict[str, Any]]], results: Path = RESULTS) -> None:
+    """Put runs into the tables, in the place of earlier ones of the same name.
+
+    Several processes may do so at once: each waits for the others, and no row is lost.
+
+    Parameters
+    ----------
+    rows : dict
+        New rows by key of `TABLES`; those of one run in one call, each with its name (``run``).
+        In scores, ``part`` is "validation", the mean over all validation sections at the threshold
+        that they choose, or "test", a section, or a volume by its first section; ``open_ended``
+        says whether the threshold is the last that was tried. In curves, ``curve`` is "training"
+        or "validation" over steps, or "validation cuts" or "test cuts" over thresholds.
+    results : Path
+        Folder of the results.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    replaced = {run["run"] for run in rows["runs.csv"]}
+    with FileLock(results / ".lock"):
+        for name in reversed(TABLES):  # a run is listed when its scores are complete
+            path = results / name
+            table = pd.DataFrame(rows[name], columns=TABLES[name]).round(DECIMALS.get(name, {}))
+            if name == "runs.csv":
+                table["settings"] = table["settings"].map(json.dumps)
+            if path.exists():
+                old = pd.read_csv(path, dtype=str, keep_default_na=False)
+                table = pd.concat([old[~old["run"].isin(replaced)], table.astype(object)])
+            table = table.sort_values("run", kind="stable")
+            part = path.with_name(f"{name}.part")
+            compression = PLAIN if path.suffix == ".gz" else None
+            table.to_csv(part, index=False, lineterminator="\n", compression=compression)
+            part.replace(path)
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
