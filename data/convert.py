@@ -1,24 +1,32 @@
 """Bring other volumes into CREMI layout: python -m data.convert RAW LABELS OUT.hdf --resolution ...
 
 RAW and LABELS are each a TIFF stack, a folder of images (in the order of their names), a .npy file,
-or an HDF5 dataset given as FILE.h5:DATASET. With --cells, LABELS is a mask of cell interiors, as in
-the ISBI 2012 challenge: every connected piece of it in a section becomes a neuron of its own, the
-rest is 0. An HDF5 dataset that has a table `transforms` beside it, as FlyEM's files have, is mapped
-through that table.
+or an HDF5 dataset given as FILE.h5:DATASET. Grey values other than whole numbers from 0 to 255 need
+--range. With --cells, LABELS is a mask of cell interiors, as in the ISBI 2012 challenge: every
+connected piece of it in a section becomes a neuron of its own, the rest is 0. An HDF5 dataset that
+has a table `transforms` beside it, as FlyEM's files have, is mapped through that table.
 """
 
 import argparse
+import contextlib
+import importlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
+from PIL import Image, ImageSequence
 from skimage.io import imread
 from skimage.measure import label as connected_components
 
 from cremi_eval import CremiFile, Volume
+from malis.inference.grey_values import resolve_range, to_bytes
+
+TIFF = (".tif", ".tiff")
 
 
 def read_stack(source: str | Path) -> NDArray:
@@ -45,7 +53,7 @@ def read_stack(source: str | Path) -> NDArray:
     if dataset:
         stack = _read_hdf5(path, dataset)
     elif path.is_dir():
-        pictures = [imread(picture) for picture in _pictures(path)]
+        pictures = [_read_picture(picture) for picture in _pictures(path)]
         if len({picture.shape for picture in pictures}) > 1:
             raise ValueError(f"{path}: the pictures are of different sizes")
         stack = np.stack(pictures)
@@ -53,8 +61,8 @@ def read_stack(source: str | Path) -> NDArray:
         raise FileNotFoundError(f"{path} does not exist")
     elif path.suffix == ".npy":
         stack = np.load(path)
-    elif path.suffix.lower() in (".tif", ".tiff"):
-        stack = imread(path)
+    elif path.suffix.lower() in TIFF:
+        stack = _read_tiff(path)
     else:
         raise ValueError(f"{path} is no TIFF, .npy, folder of images, or FILE.h5:DATASET")
     stack = stack[None] if stack.ndim == 2 else stack
@@ -72,7 +80,7 @@ def _split(source: str | Path) -> tuple[Path, str]:
 
 def _pictures(folder: Path) -> list[Path]:
     """List the pictures of a folder, numbers in names in their numerical order."""
-    pictures = [p for p in folder.iterdir() if p.suffix.lower() in (".png", ".tif", ".tiff")]
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in (".png", *TIFF)]
     if not pictures:
         raise FileNotFoundError(f"{folder} holds no .png or .tif")
     return sorted(
@@ -80,9 +88,43 @@ def _pictures(folder: Path) -> list[Path]:
     )
 
 
+def _read_picture(path: Path) -> NDArray:
+    return np.squeeze(_read_tiff(path)) if path.suffix.lower() in TIFF else imread(path)
+
+
+def _read_tiff(path: Path) -> NDArray:
+    """Read the sections of a TIFF: its axis before y and x, whatever its name."""
+    with tifffile.TiffFile(path) as file:
+        if len(file.series) != 1:
+            raise ValueError(f"{path}: the pictures are of different sizes")
+        series = file.series[0]
+        if not series.axes.endswith("YX"):  # S behind them: red, green and blue of every pixel
+            raise ValueError(
+                f"{path} must hold gray pictures (z, y, x), got shape {series.shape} with the "
+                f"axes {series.axes}"
+            )
+        try:
+            stack = series.asarray()
+        except ValueError as error:  # a compression for which tifffile needs another package
+            stack = _read_pages(path, series.dtype)
+            if stack is None:
+                raise ValueError(f"{path}: {error}") from error
+        single = [i for i, n in enumerate(series.shape[:-2]) if n == 1]
+        return stack.reshape(series.shape).squeeze(tuple(single))
+
+
+def _read_pages(path: Path, dtype: np.dtype) -> NDArray | None:
+    """Read the pages of a TIFF by Pillow; None if it does not know their type."""
+    with Image.open(path) as file:
+        pages = np.stack([np.asarray(page) for page in ImageSequence.Iterator(file)])
+    return pages.view(dtype) if pages.dtype.itemsize == dtype.itemsize else None
+
+
 def _read_hdf5(path: Path, name: str) -> NDArray:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    with contextlib.suppress(ImportError):
+        importlib.import_module("hdf5plugin")  # filters of other programs
     with h5py.File(path, "r") as file:
         if not isinstance(file.get(name), h5py.Dataset):
             raise ValueError(f"{path} has no dataset {name}")
@@ -125,6 +167,7 @@ def convert(
     output: str | Path,
     resolution: tuple[float, float, float],
     *,
+    grey_range: Sequence[float | str] | None = None,
     cells: bool = False,
     sections: int | None = None,
     overwrite: bool = False,
@@ -139,6 +182,9 @@ def convert(
         The file to write.
     resolution : (float, float, float)
         Voxel size in nm, (z, y, x).
+    grey_range : (2,) sequence of float or str, optional
+        Grey values that become 0 and 255, as numbers or as percentiles of the stack ("0.5%",
+        "99.5%"). By default raw must be whole numbers from 0 to 255 and stays as it is.
     cells : bool
         Whether `labels` is a mask of cell interiors.
     sections : int, optional
@@ -166,6 +212,14 @@ def convert(
     if sections is not None and not 0 < sections <= len(picture):
         raise ValueError(f"sections must be from 1 to {len(picture)}, got {sections}")
     picture, numbers = picture[:sections], numbers[:sections]
+    if grey_range is not None:
+        picture = to_bytes(picture, resolve_range(picture, grey_range))
+    elif picture.size and (picture.min() < 0 or picture.max() > 255 or (picture % 1).any()):
+        raise ValueError(
+            f"raw must hold whole numbers from 0 to 255, got {picture.dtype} from "
+            f"{picture.min():g} to {picture.max():g}; say which are black and white "
+            "(--range LOW HIGH)"
+        )
     comment = f"converted from {Path(raw).name} and {Path(labels).name}"
     with CremiFile(output, "w", overwrite=overwrite) as file:
         file.write_raw(Volume(picture, resolution, comment=comment))
@@ -184,6 +238,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("labels")
     parser.add_argument("output", type=Path)
     parser.add_argument("--resolution", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"))
+    parser.add_argument(
+        "--range",
+        dest="grey_range",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help='grey values that become 0 and 255, or percentiles such as "0.5%%" "99.5%%"',
+    )
     parser.add_argument("--cells", action="store_true", help="LABELS is a mask of cell interiors")
     parser.add_argument("--sections", type=int, metavar="N", help="take the first N sections only")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")

@@ -1,7 +1,7 @@
 """Files that commands read and write."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from malis.scale.volumes import StoredArray, open_volume
@@ -9,7 +9,7 @@ from malis.scale.volumes import StoredArray, open_volume
 HDF5 = (".hdf", ".hdf5", ".h5")
 
 
-def open_part(path: str, part: str) -> StoredArray:
+def open_part(path: str, part: str, resolution: Sequence[float] | None = None) -> StoredArray:
     """Open raw data, labels or affinities of a file that may hold all of them.
 
     Parameters
@@ -18,6 +18,8 @@ def open_part(path: str, part: str) -> StoredArray:
         HDF5 file or Zarr folder, or ``path::dataset``.
     part : {"raw", "labels", "affinities"}
         What is wanted, as in `malis.scale.volumes.open_volume`.
+    resolution : (3,) sequence of float, optional
+        Size of a voxel in nm if the user names it.
 
     Returns
     -------
@@ -31,7 +33,29 @@ def open_part(path: str, part: str) -> StoredArray:
         If it is no volume, or not one of that kind.
     """
     path, _, dataset = path.partition("::")
-    return open_volume(path, dataset or None, kind=part)
+    return open_volume(path, dataset or None, kind=part, resolution=resolution)
+
+
+def add_resolution_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for files that do not name the size of their voxels."""
+    parser.add_argument(
+        "--resolution",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="size of a voxel in nm, for files that do not name it",
+    )
+
+
+def add_range_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for grey values of another range than 8 bits."""
+    parser.add_argument(
+        "--range",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="grey values that are black and white, as numbers or as percentiles (0.5%% 99.5%%); "
+        "by default what the network was trained with, or else uint8",
+    )
 
 
 def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:

@@ -11,7 +11,7 @@ from malis.cli import files
 from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
-from malis.scale.volumes import StoredArray, offsets_in_volume
+from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume
 from malis.training.checkpoint import Model, load_model
 from malis.training.loop import choose_device
 
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("input", metavar="IN", help="raw volume")
     parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for affinities")
+    files.add_resolution_argument(parser)
+    files.add_range_argument(parser)
     files.add_model_arguments(parser, required=True)
     files.add_output_arguments(parser)
     files.add_block_arguments(parser)
@@ -39,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict, in one piece or block by block."""
-    source = files.open_part(options.input, "raw")
+    source = files.open_part(options.input, "raw", options.resolution)
+    model = load_model(options.checkpoint)
+    source = in_trained_range(source, model.card, options.range)
     if files.is_blockwise(options):
         from malis.scale import predict_volume  # needs packages that not everybody has
 
@@ -47,7 +51,6 @@ def run(options: argparse.Namespace) -> None:
         predict_volume(source, options.output, options.checkpoint, **settings)
     else:
         files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
-        model = load_model(options.checkpoint)
         with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
             affinities = file.h5file.create_dataset(
                 "affinities", (len(model.offsets), *source.shape), np.float32

@@ -10,7 +10,7 @@ from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
 from malis.cli import files
 from malis.cli.predict import predict_source
-from malis.scale.volumes import offsets_in_volume
+from malis.scale.volumes import in_trained_range, offsets_in_volume
 from malis.segmentation import segment
 from malis.training.checkpoint import load_model, validated_threshold
 
@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("input", metavar="IN", help="raw volume, or affinities")
     parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for labels")
+    files.add_resolution_argument(parser)
+    files.add_range_argument(parser)
     files.add_model_arguments(parser, required=False)
     parser.add_argument(
         "--threshold",
@@ -58,16 +60,19 @@ def run(options: argparse.Namespace) -> None:
     """Segment, in memory or block by block."""
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold must be an affinity in [0, 1], got {options.threshold}")
-    for name in ("views", "tile", "device"):
+    for name in ("views", "tile", "device", "range"):
         if getattr(options, name) and not options.checkpoint:
             raise ValueError(f"--{name} is for the network, but there is no --checkpoint")
     try:
-        source = files.open_part(options.input, "raw" if options.checkpoint else "affinities")
+        part = "raw" if options.checkpoint else "affinities"
+        source = files.open_part(options.input, part, options.resolution)
     except (FileNotFoundError, ValueError) as error:
         if not options.checkpoint:
             error.add_note("without --checkpoint, IN must hold affinities")
         raise
     model = load_model(options.checkpoint) if options.checkpoint else None
+    if model:
+        source = in_trained_range(source, model.card, options.range)
     threshold = options.threshold
     if threshold is None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("segmentation", metavar="SEG", help="labels")
     parser.add_argument("truth", metavar="TRUTH", nargs="?", help="labels that are right")
     parser.add_argument("--affinities", metavar="FILE", help="affinities, of `malis predict`")
+    files.add_resolution_argument(parser)
     parser.add_argument(
         "--bind", default=LOOPBACK, metavar="ADDRESS", help=f"listen at (default: {LOOPBACK})"
     )
@@ -45,7 +46,11 @@ def run(options: argparse.Namespace) -> None:
         "truth": (options.truth, "labels"),
         "affinities": (options.affinities, "affinities"),
     }
-    volumes = {name: files.open_part(path, part) for name, (path, part) in parts.items() if path}
+    volumes = {
+        name: files.open_part(path, part, options.resolution)
+        for name, (path, part) in parts.items()
+        if path
+    }
     viewer = open_viewer(**volumes, bind=options.bind, port=options.port)
     print(f"{viewer}\nCtrl-C ends it.", flush=True)
     if not options.no_browser:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from malis.scale.blocks import Block
 from malis.scale.output import DamageError, Note, Output
-from malis.scale.volumes import scale_package
+from malis.scale.packages import scale_package
 
 logger = logging.getLogger(__name__)
 

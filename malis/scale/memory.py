@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from malis.inference.tiles import DEFAULT_TILE, plan_tiles
+from malis.scale.packages import scale_package
 from malis.scale.stages import halo_of_network
-from malis.scale.volumes import scale_package
 from unet.geometry import per_axis
 from unet.network import FullyConvolutional
 

@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from malis.scale.blocks import Block, Box, cut_into_blocks
-from malis.scale.volumes import PROGRESS, create_ome_zarr, scale_package
+from malis.scale.ome_zarr import create_ome_zarr
+from malis.scale.packages import scale_package
+from malis.scale.volumes import PROGRESS
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from malis.scale.settings import (
     recipe_for,
     segmentation_settings,
 )
-from malis.scale.volumes import StoredArray, offsets_in_volume, open_volume
+from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume, open_volume
 from malis.training.checkpoint import load_model, validated_threshold
 
 BLOCK = (64, 512, 512)
@@ -53,7 +53,8 @@ def segment_volume(
     Parameters
     ----------
     source : StoredArray, str or Path
-        Raw data (z, y, x); a path is opened by `open_volume`.
+        Raw data (z, y, x); a path is opened by `open_volume`. Grey values of other types than uint8
+        need a range unless the model's card has one, see `malis.scale.volumes.in_trained_range`.
     target : str or Path
         Folder to write, where all workers see it.
     checkpoint : str or Path
@@ -122,6 +123,7 @@ def segment_volume(
     """
     source, model = _opened(source), load_model(checkpoint)
     block = check_prediction(source, model, block)
+    source = in_trained_range(source, model.card)
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
     recipe = recipe_for(source.shape, offsets, source.resolution, halo)
@@ -180,6 +182,7 @@ overwrite, progress
     """
     source, model = _opened(source), load_model(checkpoint)
     block = check_prediction(source, model, block)
+    source = in_trained_range(source, model.card)
     check_apart(source, target)
     with start(
         target,

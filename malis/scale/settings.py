@@ -81,6 +81,7 @@ def identity(source: StoredArray) -> list[Any]:
     metadata, which tell an array that was created anew, but not one whose chunks were rewritten.
     """
     facts = [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
+    facts += [source.grey_range] if source.grey_range else []
     if "://" in source.path:
         return facts
     path = Path(source.path)

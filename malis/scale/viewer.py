@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from malis.scale.volumes import StoredArray, scale_package
+from malis.scale.packages import scale_package
+from malis.scale.volumes import StoredArray
 
 LOOPBACK = "127.0.0.1"
 IN_MEMORY = 1 << 29  # bytes; smaller volumes are read at once, and their segments get meshes

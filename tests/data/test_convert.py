@@ -1,10 +1,13 @@
 import h5py
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 from skimage.io import imsave
 
 from cremi_eval import CremiFile
 from data.convert import label_cells, main, read_stack
+from malis.inference.grey_values import to_bytes
 
 RAW = np.random.default_rng(0).integers(0, 256, (12, 20, 30), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 2**40, (12, 20, 30), dtype=np.uint64)
@@ -35,6 +38,78 @@ def test_all_kinds_of_stacks_are_read(tmp_path):
         file["some/stack"] = RAW
     for source in ("stack.tif", "stack.npy", "pictures", "stack.h5:some/stack"):
         assert np.array_equal(read_stack(tmp_path / source), RAW)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("options", [{}, {"photometric": "minisblack"}, {"imagej": True}])
+def test_few_sections_are_no_colours(tmp_path, n, options):
+    tifffile.imwrite(tmp_path / "stack.tif", RAW[:n], **options)
+    np.testing.assert_array_equal(read_stack(tmp_path / "stack.tif"), RAW[:n])
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (4, 20, 30, 3)])
+def test_colours_are_no_sections(tmp_path, shape):
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros(shape, np.uint8), photometric="rgb")
+    with pytest.raises(ValueError, match=r"rgb\.tif must hold gray pictures.*YXS"):
+        read_stack(tmp_path / "rgb.tif")
+
+
+def test_pictures_of_different_sizes_are_no_stack(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(RAW[0])
+        file.write(RAW[0, :10])
+    with pytest.raises(ValueError, match=r"two\.tif: the pictures are of different sizes"):
+        read_stack(tmp_path / "two.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_stacks_are_read(tmp_path, dtype, compression):
+    stack = (RAW[:3].astype(np.int64) * 200 % (2**15 if dtype == np.uint16 else 256)).astype(dtype)
+    pages = [Image.fromarray(section) for section in stack]
+    pages[0].save(
+        tmp_path / "stack.tif", save_all=True, append_images=pages[1:], compression=compression
+    )
+    result = read_stack(tmp_path / "stack.tif")
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, stack)
+    (tmp_path / "folder").mkdir()
+    for z, page in enumerate(pages):
+        page.save(tmp_path / "folder" / f"{z}.tif", compression=compression)
+    np.testing.assert_array_equal(read_stack(tmp_path / "folder"), stack)
+
+
+@pytest.mark.parametrize(
+    "raw, limits",
+    [
+        (RAW.astype(np.uint16) * 16, ["0", "4080"]),
+        (RAW / np.float32(255), ["0", "1"]),
+        (RAW.astype(np.float32), ["0%", "100%"]),
+    ],
+)
+def test_other_grey_values_need_a_range(tmp_path, capsys, raw, limits):
+    np.save(tmp_path / "raw.npy", raw)
+    np.save(tmp_path / "labels.npy", LABELS)
+    arguments = [str(tmp_path / name) for name in ("raw.npy", "labels.npy", "out.hdf")]
+    arguments += ["--resolution", "50", "4", "4"]
+    if raw.max() != 255:
+        assert main(arguments) == 1
+        message = capsys.readouterr().err
+        assert "whole numbers from 0 to 255" in message and "--range LOW HIGH" in message
+    assert main([*arguments, "--range", *limits]) == 0
+    with CremiFile(tmp_path / "out.hdf", "r") as file:
+        np.testing.assert_array_equal(file.read_raw().data, RAW)
+    assert main([*arguments, "--range", "9", "3", "--overwrite"]) == 1
+    assert "must be LOW and HIGH" in capsys.readouterr().err
+
+
+def test_a_range_cuts_off_what_lies_beyond(tmp_path):
+    np.save(tmp_path / "raw.npy", RAW)
+    np.save(tmp_path / "labels.npy", LABELS)
+    arguments = [str(tmp_path / name) for name in ("raw.npy", "labels.npy", "out.hdf")]
+    assert main([*arguments, "--resolution", "50", "4", "4", "--range", "100", "200"]) == 0
+    with CremiFile(tmp_path / "out.hdf", "r") as file:
+        np.testing.assert_array_equal(file.read_raw().data, to_bytes(RAW, (100, 200)))
 
 
 def test_one_picture_is_one_section(tmp_path):

@@ -17,7 +17,7 @@ from malis.cli import main, one_line
 from malis.cli.files import open_part
 from malis.inference import predict
 from malis.inference.views import predict_views
-from malis.training.checkpoint import CHECKPOINT, save_model, write
+from malis.training.checkpoint import CHECKPOINT, load_model, save_model, write
 from unet import UNet
 
 ROOT = Path(__file__).parents[3]
@@ -273,6 +273,74 @@ class TestEvaluate:
         main(["evaluate", "sample.hdf::volumes/labels/other", *pair[1:], "--json", "s.json"])
         scores = json.loads(Path("s.json").read_text())["whole_volume"]
         assert scores["voi_split"] == 0 and scores["voi_merge"] > 1
+
+
+class TestOtherGreyValues:
+    """What segment makes of a picture does not depend on how its grey values were written."""
+
+    KINDS = {  # noqa: RUF012
+        "12 bits": (lambda raw: raw.astype(np.uint16) * 16, "0 4080"),
+        "unit": (lambda raw: raw / np.float32(255), "0 1"),
+        "floats": (lambda raw: raw.astype(np.float32), "0 255"),
+    }
+
+    @staticmethod
+    def write(raw):
+        with h5py.File("other.hdf", "w") as file:
+            file["raw"] = raw
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_range_makes_them_the_same(self, folder, capsys, kind):
+        convert, limits = self.KINDS[kind]
+        self.write(convert(cells()[0]))
+        command = "other.hdf out.hdf --checkpoint net.model --resolution 40 4 4 --quiet"
+        for name in ("predict", "segment"):
+            assert main([name, *command.split()]) == 1
+            message = capsys.readouterr().err
+            assert "say which values are black and white (--range LOW HIGH)" in message
+            assert not Path("out.hdf").exists()
+        assert main(["predict", *command.split(), "--range", *limits.split()]) == 0
+        main(["predict", "sample.hdf", "same.hdf", "--checkpoint", "net.model", "--quiet"])
+        for name in ("out.hdf", "same.hdf"):
+            assert open_part(name, "affinities").resolution == RESOLUTION
+        np.testing.assert_array_equal(
+            open_part("out.hdf", "affinities")[:], open_part("same.hdf", "affinities")[:]
+        )
+
+    @pytest.mark.parametrize("trained", [[0, 4080], ["0%", "100%"]])
+    def test_the_range_of_the_training_is_taken(self, folder, capsys, trained):
+        model = load_model("net.model")
+        card = {**model.card, "grey_range": trained}
+        save_model("ranged.model", model.network, ARGUMENTS, model.offsets, card, half=False)
+        raw = cells()[0]
+        raw[0, 0, :2] = 0, 255
+        self.write(raw.astype(np.uint16) * 16)
+        write_volume(Path("bytes.hdf"), raw)
+        options = "--resolution 40 4 4 --quiet --checkpoint"
+        for source, model in (("other", "ranged"), ("bytes", "net"), ("bytes", "ranged")):
+            command = f"predict {source}.hdf {source}-{model}.hdf {options} {model}.model"
+            assert main(command.split()) == 0, capsys.readouterr().err
+        expected = open_part("bytes-net.hdf", "affinities")[:]
+        for name in ("other-ranged.hdf", "bytes-ranged.hdf"):
+            np.testing.assert_array_equal(open_part(name, "affinities")[:], expected)
+
+    def test_blocks_take_the_range_too_and_note_it(self, folder, capsys):
+        zarr = pytest.importorskip("zarr")
+        self.write(cells()[0].astype(np.uint16) * 16)
+        command = "segment other.hdf out.zarr --checkpoint net.model --resolution 40 4 4 --quiet"
+        command += " --block 3 40 48"
+        assert main(command.split()) == 1
+        assert "--range LOW HIGH" in capsys.readouterr().err
+        assert not Path("out.zarr").exists()
+        assert main([*command.split(), "--range", "0", "4080"]) == 0
+        main(["predict", "sample.hdf", "same.hdf", "--checkpoint", "net.model", "--quiet"])
+        np.testing.assert_allclose(
+            open_part("out.zarr", "affinities")[:],
+            open_part("same.hdf", "affinities")[:],
+            atol=1e-5,
+        )
+        settings = zarr.open_group("out.zarr/progress").attrs["settings"]
+        assert settings["source"][5] == [0, 4080]
 
 
 class TestBadInput:

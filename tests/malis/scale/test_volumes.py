@@ -1,7 +1,9 @@
 """Volumes are opened without being read, and OME-Zarr is written as its specification says."""
 
+import errno
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -149,6 +151,174 @@ def test_labels_are_integers(tmp_path, cremi):
         open_volume(tmp_path / "probabilities.hdf", kind="labels")
 
 
+# ---- which dataset ---------------------------------------------------------------------------
+
+
+def write_hdf5(path, **volumes):
+    with h5py.File(path, "w") as file:
+        for name, values in volumes.items():
+            file[name] = values
+            file[name].attrs["resolution"] = (40.0, 4.0, 4.0)
+    return path
+
+
+def add_labels(path, *names):
+    """Put labels where OME-NGFF puts them: into the group "labels" of an image."""
+    group = zarr.open_group(path, mode="r+").create_group("labels")
+    group.attrs["ome"] = {"version": "0.5", "labels": list(names)}
+    for name in names:
+        make_image(path / "labels" / name, IDS)
+
+
+def test_the_only_volume_is_not_taken_for_what_it_may_not_be(tmp_path):
+    path = write_hdf5(tmp_path / "pytc.h5", main=RAW)
+    for kind in ("raw", "labels", "affinities"):
+        with pytest.raises(FileNotFoundError) as error:
+            open_volume(path, kind=kind)
+        assert f"pytc.h5 holds no {kind} under a usual name" in str(error.value)
+        assert "but main (4, 6, 8) uint8; name the dataset" in str(error.value)
+    assert open_volume(path, "main", kind="raw").dataset == "main"
+    assert open_volume(path).dataset == "main"  # whatever it is
+
+
+def test_of_two_usual_names_none_is_guessed(tmp_path):
+    path = write_hdf5(tmp_path / "two.h5", segmentation=IDS, labels=IDS)
+    with pytest.raises(ValueError, match=r"labels \(4, 6, 8\) uint64, segmentation .*; say which"):
+        open_volume(path, kind="labels")
+    assert open_volume(path, "labels", kind="labels").dataset == "labels"
+
+
+@pytest.mark.parametrize(
+    "kind, values, message",
+    [
+        ("raw", RAW > 3, r"must hold numbers, as raw do, got bool"),
+        ("raw", RAW[None].repeat(2, 0), r"must have the axes \(z, y, x\) of raw, got \(2, 4"),
+        ("labels", RAW / 2, "must hold integers, as labels do, got float64"),
+        ("affinities", RAW, r"must have the axes \(c, z, y, x\) of affinities"),
+        ("affinities", IDS[None].repeat(3, 0), "must hold floats or uint8, as affinities do"),
+    ],
+)
+def test_a_dataset_that_is_named_must_be_of_its_kind(tmp_path, kind, values, message):
+    path = write_hdf5(tmp_path / "a.h5", it=values)
+    with pytest.raises(ValueError, match=message):
+        open_volume(path, "it", kind=kind)
+
+
+def test_labels_of_an_ome_zarr_image_lie_in_its_group_of_labels(tmp_path):
+    path = make_image(tmp_path / "fly.zarr")
+    add_labels(path, "neurons")
+    assert open_volume(path, kind="raw").dataset == "0"
+    labels = open_volume(path, kind="labels")
+    assert (labels.dataset, labels.dtype) == ("labels/neurons/0", np.uint64)
+    np.testing.assert_array_equal(labels[...], IDS)
+    assert open_volume(path, "labels/neurons", kind="labels") == labels
+    several = make_image(tmp_path / "more.zarr")
+    add_labels(several, "neurons", "mitochondria")
+    with pytest.raises(ValueError, match=r"holds labels/mitochondria \(4.*labels/neurons \(4"):
+        open_volume(several, kind="labels")
+
+
+def test_deep_groups_are_listed_and_reached(tmp_path):
+    group = zarr.create_group(tmp_path / "deep.zarr")
+    group.create_group("recon/labels/truth/crop1")
+    make_image(tmp_path / "deep.zarr/recon/labels/truth/crop1/mito", IDS)
+    source = open_volume(tmp_path / "deep.zarr", "recon/labels/truth/crop1/mito", kind="labels")
+    np.testing.assert_array_equal(source[...], IDS)
+    with pytest.raises(
+        FileNotFoundError, match=r"recon/labels/truth/crop1/mito \(4, 6, 8\) uint64"
+    ):
+        open_volume(tmp_path / "deep.zarr", kind="labels")
+
+
+def test_links_are_followed(tmp_path, cremi):
+    write_hdf5(tmp_path / "elsewhere.h5", ids=IDS)
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        file["raw"] = h5py.ExternalLink(str(cremi), "/volumes/raw")
+        file["labels"] = h5py.SoftLink("/other/ids")
+        file["other"] = h5py.ExternalLink("elsewhere.h5", "/")
+        file["loop/again"] = h5py.SoftLink("/loop")
+        file["lost"] = h5py.ExternalLink("nowhere.h5", "/raw")
+    raw = open_volume(tmp_path / "links.h5", kind="raw")
+    np.testing.assert_array_equal(raw[1:3], RAW[1:3])
+    np.testing.assert_array_equal(open_volume(tmp_path / "links.h5", kind="labels")[...], IDS)
+    with pytest.raises(
+        FileNotFoundError, match=r"no dataset 'lost'.*lost \(a link to nowhere\.h5:/r"
+    ):
+        open_volume(tmp_path / "links.h5", "lost")
+    (tmp_path / "elsewhere.h5").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"labels \(a link to /other/ids, which is not there"
+    ):
+        open_volume(tmp_path / "links.h5", kind="labels")
+
+
+# ---- other containers ------------------------------------------------------------------------
+
+
+def test_a_zipped_zarr_is_read_as_it_is(tmp_path):
+    path = make_image(tmp_path / "image.zarr")
+    packed = shutil.make_archive(tmp_path / "image.zarr", "zip", path)
+    source = open_volume(packed, kind="raw")
+    assert (source.resolution, source.offset) == ((40, 4, 4), (80, 0, 12))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[1:, 2], RAW[1:, 2])
+    outer = shutil.make_archive(tmp_path / "outer", "zip", tmp_path, "image.zarr")
+    with pytest.raises(ValueError, match=r"outer\.zip is no Zarr volume"):
+        open_volume(outer)
+
+
+def test_n5_is_named(tmp_path):
+    (tmp_path / "a.n5").mkdir()
+    (tmp_path / "a.n5/attributes.json").write_text('{"n5": "2.5.0"}')
+    with pytest.raises(ValueError, match=r"a\.n5 is N5, which the package zarr no longer reads"):
+        open_volume(tmp_path / "a.n5")
+
+
+def test_a_filter_that_is_not_installed_is_no_damage(tmp_path):
+    """Written where hdf5plugin is; read where it is and where it is not."""
+    pytest.importorskip("hdf5plugin")
+    path = tmp_path / "blosc.hdf"
+    write = (
+        "import h5py, hdf5plugin, numpy as np\n"
+        f"with h5py.File({str(path)!r}, 'w') as file:\n"
+        "    raw = np.arange(192, dtype=np.uint8).reshape(4, 6, 8)\n"
+        "    options = {'chunks': (2, 6, 8), 'compression': hdf5plugin.Blosc()}\n"
+        "    file.create_dataset('raw', data=raw, **options).attrs['resolution'] = (40., 4., 4.)\n"
+    )
+    read = f"from malis.scale.volumes import open_volume; print(open_volume({str(path)!r})[3, 5])"
+    without = f"import sys; sys.modules['hdf5plugin'] = None; {read}"
+    root = Path(__file__).parents[3]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+        for code in (write, read, without)
+    ]
+    assert runs[1].stdout == "[184 185 186 187 188 189 190 191]\n", runs[1].stderr
+    message = runs[2].stderr.splitlines()[-1]
+    assert "blosc.hdf/raw is compressed by the HDF5 filter 32001" in message
+    assert "pip install hdf5plugin" in message and "damaged" not in message
+
+
+def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, cremi, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(cremi))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        open_volume(cremi)
+
+
+def test_a_file_that_is_being_written_is_not_damaged(tmp_path, cremi):
+    program = f"from malis.scale.volumes import open_volume; open_volume({str(cremi)!r})"
+    with h5py.File(cremi, "r+"):
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+        )
+    message = run.stderr.splitlines()[-1]
+    assert "lock" in message and "damaged" not in message
+
+
 # ---- what is no volume -----------------------------------------------------------------------
 
 
@@ -181,12 +351,27 @@ def test_what_is_no_volume_is_named_in_one_line(tmp_path, cremi):
         ("empty.hdf", None, ValueError, "holds no volume at all"),
         ("empty.zarr", None, ValueError, "holds no volume at all"),
         ("flat.zarr", None, ValueError, r"must have the axes \(z, y, x\) or \(c, z, y, x\)"),
-        ("two.zarr", None, ValueError, "holds one, other; say which dataset is meant"),
-        ("two.zarr", "third", FileNotFoundError, "no dataset 'third'; it holds one, other"),
+        (
+            "two.zarr",
+            None,
+            ValueError,
+            r"holds one \(4, 6, 8\) uint8, other \(4, 6, 8\) uint8; say which",
+        ),
+        (
+            "two.zarr",
+            "third",
+            FileNotFoundError,
+            r"no dataset 'third'; it holds one \(4, 6, 8\) uint8, other",
+        ),
         ("flat.zarr", "raw", FileNotFoundError, "is a single volume and has no dataset 'raw'"),
         ("broken.zarr", None, ValueError, "has multiscales metadata that cannot be read"),
         ("wrong.zarr", None, ValueError, "must have a positive resolution"),
-        ("sample.hdf", "volumes/rew", FileNotFoundError, "it holds volumes/labels/neuron_ids, vol"),
+        (
+            "sample.hdf",
+            "volumes/rew",
+            FileNotFoundError,
+            "it holds volumes/labels/neuron_ids .*, volumes/raw",
+        ),
     ]:
         with pytest.raises(kind, match=message) as error:
             open_volume(tmp_path / name, dataset)
