@@ -14,6 +14,10 @@ What comes out is what `malis.inference.predict` and `malis.segment` make of the
 piece, as far as halos reach. Zarr stores, Dask distributes; both come with
 ``requirements-scale.txt``.
 
+    volumes     files opened: datasets, hdf5_files, zarr_folders, placement
+    ome_zarr    images created
+    viewer      Neuroglancer
+
     blocks      boxes and halos
     output      arrays and the notes on finished blocks
     cluster     blocks on the workers of a cluster

@@ -28,7 +28,7 @@ import numpy as np
 from malis.scale.blocks import Block, Box, cut_into_blocks
 from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.packages import scale_package
-from malis.scale.volumes import PROGRESS
+from malis.scale.zarr_folders import PROGRESS
 
 logger = logging.getLogger(__name__)
 

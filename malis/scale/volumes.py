@@ -5,12 +5,9 @@ What stands in a file is an array, the size of its voxels and the place of its c
 Which dataset is meant is never guessed among several: it has a usual name, or it is named.
 """
 
-import contextlib
 import errno
-import importlib
-import logging
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,9 @@ import h5py
 import numpy as np
 
 from malis.inference.grey_values import GreyRange, choose_range, sample_voxels, to_bytes
+from malis.scale.datasets import Found
+from malis.scale.hdf5_files import find_in_hdf5, hdf5_file, use_filters
 from malis.scale.ome_zarr import create_ome_zarr, pyramid
-from malis.scale.packages import scale_package
 from malis.scale.placement import (
     Placement,
     chosen_place,
@@ -28,8 +26,7 @@ from malis.scale.placement import (
     placement_of_array,
     placement_of_image,
 )
-
-logger = logging.getLogger(__name__)
+from malis.scale.zarr_folders import find_in_zarr, zarr_root
 
 __all__ = [
     "StoredArray",
@@ -39,15 +36,6 @@ __all__ = [
     "open_volume",
     "pyramid",
 ]
-
-USUAL_NAMES = {
-    "raw": ("volumes/raw", "raw"),
-    "labels": ("segmentation", "volumes/labels/neuron_ids", "labels"),
-    "affinities": ("affinities", "volumes/affinities"),
-}
-DEFAULT_DATASETS = ("segmentation", "volumes/raw", "raw", "volumes/labels/neuron_ids", "affinities")
-PROGRESS = "progress"  # a group with notes of `malis.scale`, no volumes
-LISTED = 20  # volumes that a message lists
 
 
 @dataclass
@@ -168,9 +156,9 @@ def open_volume(
     dataset : str, optional
         Path inside, for instance "volumes/labels/neuron_ids", "labels/neurons" or, a coarser level
         of a pyramid, "labels/neurons/1". By default, if `kind` says what is wanted, the one that
-        has one of the `USUAL_NAMES` of its kind or, for labels, is the only one in the group
-        ``labels`` of an OME-Zarr image; otherwise the first that exists of `DEFAULT_DATASETS`, or
-        else the only volume that there is.
+        has a usual name of its kind (`malis.scale.datasets`) or, for labels, is the only one in the
+        group ``labels`` of an OME-Zarr image; otherwise the first that exists of a few usual names,
+        or else the only volume that there is.
     kind : {"raw", "labels", "affinities"}, optional
         What is wanted: raw data are numbers on three axes, labels integers on three axes,
         affinities floats or uint8 on four.
@@ -196,11 +184,12 @@ def open_volume(
     if "://" not in path and not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
     dataset = dataset.strip("/") if dataset else None
-    if "://" not in path and Path(path).is_file() and not zipfile.is_zipfile(path):
-        volume = _open_hdf5(path, dataset, kind, resolution)
+    if _is_hdf5(path):
+        with hdf5_file(path) as file:
+            volume = _stored(find_in_hdf5(path, file, dataset, kind), resolution)
     else:
         try:
-            volume = _open_zarr(path, dataset, kind, resolution)
+            volume = _stored(find_in_zarr(path, dataset, kind), resolution)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} has metadata that cannot be read: {error!r}") from error
     if kind is not None:
@@ -249,331 +238,45 @@ def _check_kind(volume: StoredArray, kind: str) -> None:
         raise ValueError(f"{volume.name} must hold {said}, as {kind} do, got {volume.dtype}")
 
 
-# ---- which dataset ---------------------------------------------------------------------------
-
-
-def _choose(
-    path: str,
-    dataset: str | None,
-    kind: str | None,
-    is_volume: Callable[[str], bool],
-    volumes: Callable[[], dict[str, str]],
-) -> str:
-    """Return the dataset that is meant.
-
-    Parameters
-    ----------
-    path, dataset, kind
-        See `open_volume`.
-    is_volume : callable
-        Tells whether there is a volume of a name.
-    volumes : callable
-        Lists all, which may take long: for every name, what a message says of it.
-    """
-    usual = DEFAULT_DATASETS if kind is None else USUAL_NAMES[kind]
-    present = [name for name in ([dataset] if dataset else usual) if is_volume(name)]
-    if len(present) == 1 or (present and kind is None):
-        return present[0]
-    found = volumes()
-    if kind is None and dataset is None and len(found) == 1 and is_volume(*found):
-        return next(iter(found))
-    shown = [f"{name} {said}" for name, said in sorted(found.items())]
-    more = [f"and {len(shown) - LISTED} more"] * (len(shown) > LISTED)
-    listed = ", ".join(shown[:LISTED] + more) or "no volume at all"
-    if dataset:
-        raise FileNotFoundError(f"{path} has no dataset {dataset!r}; it holds {listed}")
-    if kind is None or present:
-        raise ValueError(f"{path} holds {listed}; say which dataset is meant")
-    raise FileNotFoundError(
-        f"{path} holds no {kind} under a usual name ({', '.join(usual)}), but {listed}; name the "
-        f"dataset, {path}::DATASET"
-    )
-
-
-# ---- HDF5 ------------------------------------------------------------------------------------
-
-
-def _open_hdf5(
-    path: str, dataset: str | None, kind: str | None, resolution: Sequence[float] | None
-) -> StoredArray:
-    with _hdf5_file(path) as file:
-        volumes = _hdf5_volumes(file)
-        chosen = _choose(
-            path,
-            dataset,
-            kind,
-            lambda name: isinstance(file.get(name), h5py.Dataset) and name in volumes,
-            lambda: volumes,
-        )
-        node, name = file[chosen], f"{path}/{chosen}"
-        _check_filters(name, node)
-        found = _found(
-            name, node.shape, resolution, lambda: placement_of_array(name, node.shape, node.attrs)
-        )
-        return _stored(path, chosen, node, found, resolution)
-
-
-@contextlib.contextmanager
-def _hdf5_file(path: str) -> Iterator[h5py.File]:
-    """Open a file; its filters may be those of the package hdf5plugin."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("hdf5plugin")
+def _stored(found: Found, resolution: Sequence[float] | None) -> StoredArray:
+    """Describe an array; where the user names the resolution, metadata may make no sense."""
+    path, dataset, array = found.path, found.dataset, found.array
+    name = f"{path}/{dataset}".rstrip("/")
     try:
-        is_hdf5 = h5py.is_hdf5(path)
-        with Path(path).open("rb"):  # says what the system says, of permissions for instance
-            file = h5py.File(path, "r") if is_hdf5 else None
-    except OSError as error:
-        if error.errno is not None and error.strerror:
-            raise
-        reason = " ".join(str(error).split())
-        kind = "cannot be opened" if "unable to lock" in reason else "is damaged or truncated"
-        raise ValueError(f"{path} {kind}: {reason}") from error
-    if file is None:
-        raise ValueError(f"{path} is no volume: neither an HDF5 file nor a Zarr folder")
-    with file:
-        yield file
-
-
-def _hdf5_volumes(
-    group: h5py.Group, prefix: str = "", above: tuple[Any, ...] = ()
-) -> dict[str, str]:
-    """List the volumes below a group, links followed; a group that holds itself is listed once."""
-    volumes = {}
-    for name in group:
-        node = group.get(name)
-        if node is None:
-            link = group.get(name, getlink=True)
-            target = f"{getattr(link, 'filename', '')}:{link.path}".lstrip(":")
-            volumes[prefix + name] = f"(a link to {target}, which is not there)"
-        elif isinstance(node, h5py.Dataset) and 3 <= node.ndim <= 5:
-            volumes[prefix + name] = _said(node)
-        elif isinstance(node, h5py.Group) and node.id not in above:
-            volumes |= _hdf5_volumes(node, f"{prefix}{name}/", (*above, group.id))
-    return volumes
-
-
-def _said(array: Any) -> str:
-    return f"{tuple(array.shape)} {array.dtype}"
-
-
-def _check_filters(name: str, node: h5py.Dataset) -> None:
-    """Refuse a dataset that is whole, but compressed by a filter that is not installed."""
-    properties = node.id.get_create_plist()
-    for i in range(properties.get_nfilters()):
-        number, _, _, title = properties.get_filter(i)
-        if not h5py.h5z.filter_avail(number):
-            title = title.decode(errors="replace").split("\0")[0] or "unknown"
-            raise ValueError(
-                f"{name} is compressed by the HDF5 filter {number} ({title}), which is not "
-                "installed; pip install hdf5plugin brings the usual ones"
-            )
-
-
-# ---- Zarr ------------------------------------------------------------------------------------
-
-
-def _open_zarr(
-    path: str, dataset: str | None, kind: str | None, resolution: Sequence[float] | None
-) -> StoredArray:
-    zarr = scale_package("zarr")
-    root = _zarr_root(path)
-    if isinstance(root, zarr.Array):
-        if dataset:
-            raise FileNotFoundError(f"{path} is a single volume and has no dataset {dataset!r}")
-        parent = Path(path).absolute().parent
-        if "://" not in path and _is_level(parent, Path(path).name):
-            return _open_zarr(str(Path(path).parent), Path(path).name, kind, resolution)
-        chosen, node = "", root
-    else:
-        chosen = _choose_in_zarr(path, root, dataset, kind)
-        node = root[chosen] if chosen else root
-    image, level = None, ""
-    if isinstance(node, zarr.Group):
-        image, group = _image(path, chosen, node), node
-        level = _levels(f"{path}/{chosen}".rstrip("/"), image)[0]
-        found = _level_there(f"{path}/{chosen}".rstrip("/"), group, image, level)
-        node, chosen = group[found], f"{chosen}/{found}".strip("/")
-    elif chosen:
-        image, level = _image_of_level(path, root, chosen)
-    name = f"{path}/{chosen}".rstrip("/")
-    axes = getattr(node.metadata, "dimension_names", None)
-
-    def placement() -> Placement:
-        if image is not None:
-            found = placement_of_image(name, node.shape, image, level)
-            if found.resolution is not None:
-                return found
-        return placement_of_array(name, node.shape, dict(node.attrs), axes)
-
-    return _stored(path, chosen, node, _found(name, node.shape, resolution, placement), resolution)
-
-
-def _zarr_root(path: str) -> Any:
-    zarr = scale_package("zarr")
-    if "://" not in path and (Path(path) / "attributes.json").is_file():
-        raise ValueError(
-            f"{path} is N5, which the package zarr no longer reads; convert it to Zarr"
-        )
-    try:
-        is_zip = "://" not in path and Path(path).is_file()
-        return zarr.open(zarr.storage.ZipStore(path, mode="r") if is_zip else path, mode="r")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is no Zarr volume: {_one_line(error)}") from error
-    except Exception as error:  # metadata of any shape, stores of any kind
-        raise ValueError(
-            f"{path} is no Zarr volume that can be opened: {_one_line(error)}"
-        ) from error
-
-
-def _choose_in_zarr(path: str, root: Any, dataset: str | None, kind: str | None) -> str:
-    """Return the path of an image or array in a group; empty for the group itself."""
-    zarr = scale_package("zarr")
-
-    def is_volume(name: str) -> bool:
-        node = root.get(name)
-        return isinstance(node, zarr.Array) or (node is not None and _is_image(node))
-
-    def volumes() -> dict[str, str]:
-        nodes = dict(root.members(max_depth=None))
-        images = {name: node for name, node in nodes.items() if _is_image(node)}
-        levels = {name: _finest(name, node) for name, node in images.items()}
-        arrays = {
-            name: node
-            for name, node in nodes.items()
-            if isinstance(node, zarr.Array)
-            and not any(name.startswith(f"{image}/") for image in images)
-            and (not _is_image(root) or "/" in name)
-        }
-        listed = {name: node for name, node in (levels | arrays).items() if node is not None}
-        return {n: _said(a) for n, a in listed.items() if not n.startswith(f"{PROGRESS}/")}
-
-    if dataset is None and _is_image(root):
-        labels = {}
-        if kind == "labels" and "image-label" not in _ome(root):
-            labels = {n: said for n, said in volumes().items() if n.startswith("labels/")}
-        if len(labels) < 2:
-            return next(iter(labels), "")
-        return _choose(path, None, None, lambda _: False, lambda: labels)
-    return _choose(path, dataset, kind, is_volume, volumes)
-
-
-def _ome(group: Any) -> dict[str, Any]:
-    """Return the OME metadata of a group, of version 0.5 or earlier."""
-    attributes = dict(group.attrs)
-    inner = attributes.get("ome")
-    return inner if isinstance(inner, dict) else attributes
-
-
-def _is_image(node: Any) -> bool:
-    return hasattr(node, "members") and "multiscales" in _ome(node)
-
-
-def _image(path: str, chosen: str, group: Any) -> Any:
-    """Return the first image that a group describes."""
-    images = _ome(group)["multiscales"]
-    if not isinstance(images, list) or not images:
-        where = f"{path}/{chosen}".rstrip("/")
-        raise ValueError(f"{where} has multiscales metadata that cannot be read: {images!r:.80}")
-    return images[0]
-
-
-def _levels(name: str, image: Any) -> list[str]:
-    """Return the paths of an image's levels, the finest first."""
-    try:
-        levels = [str(each["path"]) for each in image["datasets"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{name} has multiscales metadata that cannot be read: {error!r}"
-        ) from error
-    if not levels:
-        raise ValueError(f"{name} has multiscales metadata that cannot be read: no level")
-    return levels
-
-
-def _level_there(name: str, group: Any, image: Any, level: str) -> str:
-    """Return a level's path, or of an image with one level that of its only array."""
-    arrays = [path for path, _ in group.arrays()]
-    if isinstance(group.get(level), scale_package("zarr").Array):
-        return level
-    if len(arrays) == len(_levels(name, image)) == 1:
-        logger.warning("%s names the level %r, but holds %r, which is taken", name, level, *arrays)
-        return arrays[0]
-    raise ValueError(
-        f"{name} names the level {level!r}, but holds {', '.join(sorted(arrays)) or 'no array'}"
-    )
-
-
-def _finest(name: str, group: Any) -> Any:
-    """Return the finest array of an image, None if the image cannot be read."""
-    try:
-        return group.get(_levels(name, _image(name, "", group))[0])
-    except ValueError:
-        return None
-
-
-def _image_of_level(path: str, root: Any, chosen: str) -> tuple[Any, str]:
-    """Return the image of which an array is a level, and its path there; (None, "") if of none."""
-    parts = chosen.split("/")
-    for depth in reversed(range(len(parts))):
-        group = root["/".join(parts[:depth])] if depth else root
-        level = "/".join(parts[depth:])
-        if _is_image(group):
-            image = _image(path, "/".join(parts[:depth]), group)
-            return (image, level) if level in _levels(path, image) else (None, "")
-    return None, ""
-
-
-def _is_level(folder: Path, name: str) -> bool:
-    """Tell whether an array is a level of the image that its folder is."""
-    with contextlib.suppress(ValueError, FileNotFoundError):
-        group = _zarr_root(str(folder))
-        return _is_image(group) and name in _levels(str(folder), _image(str(folder), "", group))
-    return False
-
-
-# ---- both ------------------------------------------------------------------------------------
-
-
-def _found(
-    name: str,
-    shape: tuple[int, ...],
-    resolution: Sequence[float] | None,
-    placement: Callable[[], Placement],
-) -> Placement:
-    """Read the placement; where the user names the resolution, metadata may make no sense."""
-    try:
-        return placement()
+        placement = _placement(name, found)
     except ValueError:
         if resolution is None:
             raise
-        return Placement(order_of_axes(name, shape), None, None)
-
-
-def _stored(
-    path: str, dataset: str, node: Any, found: Placement, resolution: Sequence[float] | None
-) -> StoredArray:
-    name = f"{path}/{dataset}".rstrip("/")
-    others = {k: v for k, v in node.attrs.items() if k not in ("resolution", "offset")}
+        placement = Placement(order_of_axes(name, array.shape), None, None)
     return StoredArray(
         path,
         dataset,
-        tuple(node.shape[axis] for axis in found.order),
-        node.dtype,
-        *chosen_place(name, found, resolution),
-        attributes=others,
-        order=found.order,
-        has_offset=found.offset is not None,
+        tuple(array.shape[axis] for axis in placement.order),
+        array.dtype,
+        *chosen_place(name, placement, resolution),
+        attributes={k: v for k, v in array.attrs.items() if k not in ("resolution", "offset")},
+        order=placement.order,
+        has_offset=placement.offset is not None,
     )
 
 
+def _placement(name: str, found: Found) -> Placement:
+    array = found.array
+    if found.image is not None:
+        placement = placement_of_image(name, array.shape, found.image, found.level)
+        if placement.resolution is not None:
+            return placement
+    axes = getattr(getattr(array, "metadata", None), "dimension_names", None)
+    return placement_of_array(name, array.shape, dict(array.attrs), axes)
+
+
+def _is_hdf5(path: str) -> bool:
+    return "://" not in path and Path(path).is_file() and not zipfile.is_zipfile(path)
+
+
 def _open_array(path: str, dataset: str) -> Any:
-    if "://" not in path and Path(path).is_file() and not zipfile.is_zipfile(path):
-        with contextlib.suppress(ImportError):
-            importlib.import_module("hdf5plugin")
+    if _is_hdf5(path):
+        use_filters()
         return h5py.File(path, "r")[dataset]
-    root = _zarr_root(path)
+    root = zarr_root(path)
     return root[dataset] if dataset else root
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
