@@ -32,6 +32,8 @@ class Data:
 
     volumes: list[str]
     ignore: list[int] = field(default_factory=list)
+    range: list[int | float | str] = field(default_factory=list)
+    resolution: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

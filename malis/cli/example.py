@@ -6,8 +6,10 @@ EXAMPLE = """\
 # On the command line any value can be replaced: --set training.steps=3000 network.depth=5
 
 [data]
-volumes = ["data/synthetic.hdf"]  # CREMI files of one resolution, with raw data and neuron ids
+volumes = ["data/synthetic.hdf"]  # files of one resolution, each with raw data and labels
 ignore = []                       # true ids that validation leaves out, e.g. [0] for membrane
+# range = [0, 4095]     # black and white where raw is not uint8; or ["0.5%", "99.5%"], percentiles
+# resolution = [40.0, 4.0, 4.0]   # size of a voxel in nm, (z, y, x), for files that do not name it
 
 [split]                 # sections of every volume, first and one past the last
 train = [0, 16]         # without [split], 70 % train, 15 % validate and 15 % test

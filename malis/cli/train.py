@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from cremi_eval import Volume
 from malis.cli import files
-from malis.cli.configuration import Configuration, parse_override, read_configuration
+from malis.cli.configuration import Configuration, Data, parse_override, read_configuration
 from malis.cli.example import EXAMPLE
+from malis.scale.volumes import in_trained_range
 from malis.training import distributed
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import architecture, load_model, save_model
@@ -21,7 +23,7 @@ from malis.training.dataset import (
     LabelledVolume,
     PatchDataset,
     SectionSplit,
-    load_volume,
+    labelled_volume,
     split_sections,
 )
 from malis.training.loop import train
@@ -91,7 +93,7 @@ def _train(
     """Train, and write the model."""
     settings, offsets = configuration.training, configuration.offsets
     output, checkpoint = options.output, _beside(options.output, "checkpoint")
-    volumes = [load_volume(path) for path in configuration.data.volumes]
+    volumes = [_load(path, configuration.data) for path in configuration.data.volumes]
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
     network = _network(configuration)
@@ -167,6 +169,13 @@ def _network(configuration: Configuration) -> nn.Module:
     return network
 
 
+def _load(path: str, data: Data) -> LabelledVolume:
+    """Read a volume as the other commands do."""
+    parts = [files.open_part(path, part, data.resolution or None) for part in ("raw", "labels")]
+    parts[0] = in_trained_range(parts[0], {}, data.range or None)
+    return labelled_volume(*(Volume(each, each.resolution, each.offset) for each in parts), path)
+
+
 def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit:
     """Return the sections of a volume that the configuration, or else the usual shares, name."""
     ranges = configuration.split
@@ -201,6 +210,8 @@ def _card(
         # JSON has no infinity, which max_gradient_norm may be.
         "configuration": json.loads(json.dumps(configuration.table), parse_constant=str),
     }
+    if configuration.data.range:
+        card["grey_range"] = configuration.data.range
     if last:
         card["scores"] = {
             "agglomeration": {

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cremi_eval import Volume
+from cremi_eval.grid import crop_to
 from cremi_eval.io import read_raw_and_labels
 from malis.inference.grey_values import normalise
 from malis.labels import grow_boundary, relabel_components
@@ -90,8 +92,30 @@ def load_volume(path: str | Path) -> LabelledVolume:
     ValueError, TypeError
         If the two are not on one grid, raw is not uint8, or an id is negative or no integer.
     """
-    raw, labels = read_raw_and_labels(path)
-    ids = labels.data
+    return labelled_volume(*read_raw_and_labels(path), path)
+
+
+def labelled_volume(raw: Volume, labels: Volume, path: str | Path) -> LabelledVolume:
+    """Read raw data and labels into memory, from wherever they are.
+
+    Parameters
+    ----------
+    raw, labels : Volume
+        Raw data may be padded: they are cropped to the labels.
+    path : str or Path
+        Where they come from.
+
+    Returns
+    -------
+    LabelledVolume
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        See `load_volume`.
+    """
+    raw = crop_to(raw, labels, (f"{path}: raw", "labels")).load()
+    ids = labels.load().data
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"{path}: neuron ids must be integers, got {ids.dtype}")
     if np.issubdtype(ids.dtype, np.signedinteger) and ids.size and ids.min() < 0:

@@ -8,6 +8,7 @@ import types
 from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,32 @@ def assert_same(first, second):
 
 
 class TestTraining:
+    def test_other_grey_values_train_the_same_and_the_card_keeps_their_range(self, folder, capsys):
+        """12 bits, without attributes: the network and what it predicts are those of 8 bits."""
+        with CremiFile("sample.hdf", "r") as file, h5py.File("other.hdf", "w") as other:
+            other["raw"] = file.read_raw().load().data.astype(np.uint16) * 16
+            other["labels"] = file.read_neuron_ids().load().data
+        assert run("bytes.model") == 0
+        options = ["--set", 'data.volumes=["other.hdf"]']
+        assert run("other.model", *options) == 1
+        assert "--resolution" in capsys.readouterr().err
+        options += ["data.resolution=[40, 4, 4]"]
+        assert run("other.model", *options) == 1
+        assert "say which values are black and white" in capsys.readouterr().err
+        assert run("other.model", *options, "data.range=[0, 4080]") == 0
+        assert_same(weights("bytes.model.checkpoint"), weights("other.model.checkpoint"))
+        assert load_model("other.model").card["grey_range"] == [0, 4080]
+        assert "grey_range" not in load_model("bytes.model").card
+        command = "predict other.hdf out.hdf --checkpoint other.model --resolution 40 4 4 --quiet"
+        assert main(command.split()) == 0
+        assert main(["predict", "sample.hdf", "same.hdf", "--checkpoint", "bytes.model"]) == 0
+        with h5py.File("out.hdf") as out, h5py.File("same.hdf") as same:
+            np.testing.assert_array_equal(out["affinities"][...], same["affinities"][...])
+
+    def test_percentiles_are_kept_as_such(self, folder):
+        assert run("net.model", "--set", 'data.range=["0.5%", "99.5%"]') == 0
+        assert load_model("net.model").card["grey_range"] == ["0.5%", "99.5%"]
+
     def test_is_the_library_s(self, folder, capsys):
         assert run("net.model") == 0
         volume = load_volume("sample.hdf")
@@ -319,10 +346,11 @@ class TestConfiguration:
         assert asdict(example.training) == asdict(Training())
         assert set(tomllib.loads(EXAMPLE)["training"]) == set(asdict(Training()))
         assert example.loss.weights == [0.3, 1.0]
+        known = ("start", "offsets", "normalise", "n_pairs", "range", "resolution")
         for line in EXAMPLE.splitlines():  # what is commented out must work, too
             if line.startswith("# ") and " = " in line and ":" not in line.partition("=")[0]:
                 key = line[2:].partition("#")[0].strip()
-                assert key.split(" ")[0] in ("start", "offsets", "normalise", "n_pairs"), line
+                assert key.split(" ")[0] in known, line
 
     def test_little_is_enough(self):
         table = {"data": {"volumes": ["a.hdf"]}}
@@ -384,7 +412,7 @@ class TestConfiguration:
             ("training.patch=[32, 72]", "larger than the volume"),
             ("training.patch=[33, 32]", "33"),
             ("data.volumes=['none.hdf']", "none.hdf does not exist"),
-            ("data.volumes=['train.toml']", "train.toml is not an HDF5 file"),
+            ("data.volumes=['train.toml']", "train.toml is no volume"),
             ("training.steps=0", "must be at least 1"),
         ],
     )
