@@ -43,9 +43,13 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     check_integer(labels, "labels")
     from skimage.measure import label  # takes a while to import, and not all need it
 
-    if labels.dtype == np.uint64:
-        labels = labels.view(np.int64)  # scikit-image compares int64; the same bits compare alike
-    return label(labels, background=0, connectivity=1).astype(np.int64, copy=False)
+    ids = labels.reshape(
+        [n for n in labels.shape if n != 1] or [1]
+    )  # it would turn other axes round
+    if ids.dtype == np.uint64:
+        ids = ids.view(np.int64)  # scikit-image compares int64; the same bits compare alike
+    components = label(ids, background=0, connectivity=1)
+    return components.astype(np.int64, copy=False).reshape(labels.shape)
 
 
 @uncompiled

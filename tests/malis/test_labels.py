@@ -16,6 +16,14 @@ def test_parts_of_objects_by_hand():
     assert relabel_components(np.array([[7, 0, 7], [7, 3, 3]])).tolist() == [[1, 0, 2], [1, 3, 3]]
 
 
+def test_components_are_numbered_in_the_order_of_their_first_voxel():
+    labels = np.array([[0, 5, 5], [7, 0, 5]])
+    for axis in range(3):
+        found = relabel_components(np.expand_dims(labels, axis))
+        assert found.squeeze(axis).tolist() == [[0, 1, 1], [2, 0, 1]]
+    assert relabel_components(np.full((1, 1), 9)).tolist() == [[1]]
+
+
 @pytest.mark.parametrize("backend", ["auto", "parallel"])
 def test_samples_of_a_batch_are_not_joined(backend):
     batch = torch.tensor([[[1, 0, 1]], [[1, 1, 1]]])
