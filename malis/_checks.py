@@ -79,7 +79,9 @@ def check_affinity_shape(shape: Sequence[int], offsets: np.ndarray, batched: boo
         raise ValueError(f"affinities are empty: shape {tuple(shape)}")
 
 
-def check_affinities(affinities: Array, offsets: np.ndarray, batched: bool) -> Array:
+def check_affinities(
+    affinities: Array, offsets: np.ndarray, batched: bool, from_logits: bool = False
+) -> Array:
     """Check affinities and return them as they are compared: float32, in kind, where they are.
 
     Parameters
@@ -89,6 +91,8 @@ def check_affinities(affinities: Array, offsets: np.ndarray, batched: bool) -> A
     offsets : (C, ndim) int64 array
     batched : bool
         Whether the batch axis must be there.
+    from_logits : bool
+        Whether they are logits, which may be any finite numbers.
 
     Returns
     -------
@@ -114,15 +118,19 @@ def check_affinities(affinities: Array, offsets: np.ndarray, batched: bool) -> A
         values = affinities.detach().to(torch.float32)
     else:
         values = affinities.astype(np.float32, copy=False)
-    margin = 4 * float(limits(affinities.dtype).eps)
+    margin = math.inf if from_logits else 4 * float(limits(affinities.dtype).eps)
     low, high = _extremes(values)
-    if not (low >= -margin and high <= 1 + margin):
+    if not (math.isfinite(low) and math.isfinite(high) and low >= -margin and high <= 1 + margin):
         values = clear_outside(values, offsets)  # there, all is allowed
         low, high = _extremes(values)
-        if not math.isfinite(low + high):
-            raise ValueError("affinities must be finite, got NaN or infinity")
+        name = "logits" if from_logits else "affinities"
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
         if not (low >= -margin and high <= 1 + margin):
-            raise ValueError(f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]")
+            raise ValueError(
+                f"affinities must lie in [0, 1], got values in [{low:g}, {high:g}]; of what a "
+                "network puts out before the sigmoid, say from_logits=True"
+            )
     return values
 
 
@@ -134,13 +142,15 @@ def _extremes(values: Array) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def clear_outside(affinities: Array, offsets: np.ndarray) -> Array:
-    """Set to 0 what stands on edges that leave the volume; gradients there become exactly 0.
+def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> Array:
+    """Overwrite what stands on edges that leave the volume; gradients there become exactly 0.
 
     Parameters
     ----------
     affinities : ([B,] C, *spatial) array or tensor
     offsets : (C, ndim) int64 array
+    value : float
+        What to write there.
 
     Returns
     -------
@@ -158,8 +168,8 @@ def clear_outside(affinities: Array, offsets: np.ndarray) -> Array:
             along = outside[channel].swapaxes(0, axis)
             along[slice(-step) if step < 0 else slice(max(len(along) - step, 0), None)] = True
     if tensor:
-        return affinities.masked_fill(outside, 0)
-    return np.where(outside, affinities.dtype.type(0), affinities)
+        return affinities.masked_fill(outside, value)
+    return np.where(outside, affinities.dtype.type(value), affinities)
 
 
 def check_labels(labels: Array, shape: Sequence[int]) -> None:
@@ -186,6 +196,21 @@ def check_labels(labels: Array, shape: Sequence[int]) -> None:
     dtype = str(labels.dtype).removeprefix("torch.")
     if not dtype.startswith("uint") and 0 not in labels.shape and int(labels.min()) < 0:
         raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+
+
+def comparable(labels: torch.Tensor) -> torch.Tensor:
+    """Return labels as what torch can compare and sort: uint64 becomes int64, by the same bits.
+
+    Parameters
+    ----------
+    labels : integer tensor
+
+    Returns
+    -------
+    int64 tensor
+        Equal where the labels are equal, and 0 where they are 0; no more is needed of them.
+    """
+    return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
 
 def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
@@ -216,7 +241,7 @@ class Checked(NamedTuple):
     Attributes
     ----------
     values : ([B,] C, *spatial) float32 array or tensor
-        The affinities as `check_affinities` returns them.
+        The affinities or logits as `check_affinities` returns them.
     labels : ([B,] *spatial) integer array or tensor
     edge_mask : ([B,] C, *spatial) bool array or tensor, or None
     labelled_mask : ([B,] *spatial) bool array or tensor, or None
@@ -236,6 +261,7 @@ def check_prediction(
     labelled_mask: Array | None = None,
     *,
     batched: bool | None = None,
+    from_logits: bool = False,
 ) -> Checked:
     """Check a prediction and its ground truth.
 
@@ -250,6 +276,8 @@ def check_prediction(
         0 or False, and anything else.
     batched : bool, optional
         Whether the batch axis must be there; by default it may.
+    from_logits : bool
+        See `check_affinities`.
 
     Returns
     -------
@@ -263,7 +291,7 @@ def check_prediction(
     ndim = offsets.shape[1]
     if batched is None:
         batched = affinities.ndim == ndim + 2
-    values = check_affinities(affinities, offsets, batched)
+    values = check_affinities(affinities, offsets, batched, from_logits)
     shape = tuple(values.shape)
     check_labels(labels, (*shape[:batched], *shape[-ndim:]))
     return Checked(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from malis._checks import Array, Offsets, check_labels, check_offsets
+from malis._checks import Array, Offsets, check_labels, check_offsets, comparable
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -120,8 +120,8 @@ def same_object(labels: Array, offsets: np.ndarray) -> Array:
     ([B,] C, *spatial) bool array or tensor
         False on edges that touch background or leave the volume.
     """
-    if isinstance(labels, torch.Tensor) and labels.dtype == torch.uint64:
-        labels = labels.view(torch.int64)  # torch compares no uint64; the same bits compare alike
+    if isinstance(labels, torch.Tensor) and labels.dtype != torch.bool:
+        labels = comparable(labels)
     n_channels, ndim = offsets.shape
     spatial = labels.shape[labels.ndim - ndim :]
     shape = (*labels.shape[: labels.ndim - ndim], n_channels, *spatial)

@@ -29,14 +29,14 @@ class SumLoss(AffinityLoss):
     Parameters
     ----------
     losses : sequence of modules
-        Each called with (affinities, labels).
+        Each called with (affinities, labels), or with logits where all are made for them.
     weights : sequence of float, optional
         :math:`\alpha`; all 1 by default.
 
     Raises
     ------
     ValueError
-        If there are not as many weights as losses.
+        If there are not as many weights as losses, or some losses take logits and others do not.
     """
 
     def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
@@ -46,6 +46,22 @@ class SumLoss(AffinityLoss):
         if len(self.weights) != len(self.losses):
             raise ValueError(f"got {len(self.weights)} weights for {len(self.losses)} losses")
         self._last_terms: dict[str, Tensor] = {}
+        _ = self.from_logits  # or complain now
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether the losses take logits; a ValueError where they disagree."""
+        kinds = [(type(loss).__name__, getattr(loss, "from_logits", False)) for loss in self.losses]
+        if len({takes for _, takes in kinds}) > 1:
+            found = ", ".join(f"{name}: {['affinities', 'logits'][takes]}" for name, takes in kinds)
+            raise ValueError(f"the losses of a sum must all take the same, got {found}")
+        return any(takes for _, takes in kinds)
+
+    @property
+    def backend(self) -> str:
+        """The first choice of a backend among the losses."""
+        choices = [getattr(loss, "backend", "auto") for loss in self.losses]
+        return next((choice for choice in choices if choice != "auto"), "auto")
 
     @property
     def last_terms(self) -> dict[str, Tensor]:
@@ -95,7 +111,25 @@ class SumLoss(AffinityLoss):
         return torch.stack(weighted).sum()
 
 
-class WindowLoss(AffinityLoss):
+class _LossAround(AffinityLoss):
+    """A loss that changes what comes, and calls the loss inside."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether the loss inside takes logits."""
+        return getattr(self.loss, "from_logits", False)
+
+    @property
+    def backend(self) -> str:
+        """The backend of the loss inside."""
+        return getattr(self.loss, "backend", "auto")
+
+
+class WindowLoss(_LossAround):
     """The mean of a loss over windows that tile the patch.
 
     Parameters
@@ -125,8 +159,7 @@ class WindowLoss(AffinityLoss):
     """
 
     def __init__(self, loss: nn.Module, size: int | Sequence[int]) -> None:
-        super().__init__()
-        self.loss = loss
+        super().__init__(loss)
         self.size = int(size) if isinstance(size, Integral) else tuple(map(operator.index, size))
         if np.min(self.size) < 1:
             raise ValueError(f"size must be at least 1, got {size}")
@@ -141,7 +174,7 @@ class WindowLoss(AffinityLoss):
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
         edge_mask = check_mask(edge_mask, affinities.shape, "edge_mask")
         labelled_mask = check_mask(labelled_mask, labels.shape, "labelled_mask")
-        pieces, inside = cut_windows(affinities, labels, self.size)
+        pieces, inside = cut_windows(affinities, labels, self.size, self.backend)
         window = tuple(inside.shape[1:])
         if edge_mask is not None:
             edge_mask = _windows(edge_mask, window)
@@ -150,7 +183,7 @@ class WindowLoss(AffinityLoss):
         return self.loss(pieces, inside, **given_masks(edge_mask, labelled_mask))
 
 
-class GrowBoundaryLoss(AffinityLoss):
+class GrowBoundaryLoss(_LossAround):
     """A loss that sees a margin of background between objects, beside others that do not.
 
     MALIS needs the margin where labels touch; to cross-entropy an edge in the wrong place is one of
@@ -181,8 +214,7 @@ class GrowBoundaryLoss(AffinityLoss):
     """
 
     def __init__(self, loss: nn.Module, steps: int | Sequence[int] = 1) -> None:
-        super().__init__()
-        self.loss = loss
+        super().__init__(loss)
         self.steps = int(steps) if isinstance(steps, Integral) else tuple(steps)
         axes = 1 if isinstance(self.steps, int) else len(self.steps)
         grow_boundary(np.zeros((1,) * axes, int), self.steps)  # or complain now
@@ -195,15 +227,15 @@ class GrowBoundaryLoss(AffinityLoss):
         labelled_mask: Tensor | None,
     ) -> Tensor:
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
-        ids = labels.numpy(force=True)
-        along = (self.steps,) * (ids.ndim - 1) if isinstance(self.steps, int) else self.steps
-        grown = relabel_batch(grow_boundary(ids, (0, *along)))
-        grown = torch.from_numpy(grown).to(labels.device)
+        along = (self.steps,) * (labels.ndim - 1) if isinstance(self.steps, int) else self.steps
+        grown = grow_boundary(labels, (0, *along))
+        if not isinstance(self.loss, WindowLoss):  # which does that itself, window by window
+            grown = relabel_batch(grown, self.backend)
         return self.loss(affinities, grown, **given_masks(edge_mask, labelled_mask))
 
 
 def cut_windows(
-    affinities: Tensor, labels: Tensor, size: int | Sequence[int]
+    affinities: Tensor, labels: Tensor, size: int | Sequence[int], backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Cut a batch of patches into a larger batch of windows.
 
@@ -215,6 +247,8 @@ def cut_windows(
         objects of their own there, like those of a cropped patch.
     size : int or (ndim,) sequence of int
         Voxels of a window along every axis.
+    backend : str
+        See `malis.labels.relabel_batch`.
 
     Returns
     -------
@@ -232,9 +266,8 @@ def cut_windows(
     window = (int(size),) * len(shape) if isinstance(size, Integral) else tuple(size)
     if len(window) != len(shape) or any(n % w for n, w in zip(shape, window, strict=True)):
         raise ValueError(f"windows of {window} voxels do not tile a patch of {shape}")
-    pieces = _windows(labels[:, None], window).squeeze(1).numpy(force=True)
-    inside = torch.from_numpy(relabel_batch(pieces)).to(labels.device)
-    return _windows(affinities, window), inside
+    pieces = _windows(labels[:, None], window).squeeze(1)
+    return _windows(affinities, window), relabel_batch(pieces, backend)
 
 
 def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:

@@ -2,8 +2,16 @@ r"""What a loss is, what a single edge is charged, and cross-entropy: every edge
 
 An edge within an object should have affinity 1 and is charged :math:`\ell(a)`; an edge between two
 objects should have affinity 0 and is charged :math:`\ell(1 - a)`.
+
+**Logits.** A network puts out logits x, and the sigmoid makes affinities of them. In float32 it
+rounds to 1 from a logit of 17 on, in float16 from 8.5, in bfloat16 from 6.25. The order of such
+edges is lost, and those that are wrong get no gradient. Losses with ``from_logits=True`` take x
+itself: they order the edges by it, and compute cross-entropy as
+:math:`-\log a = \log(1 + e^{-x})`, whose gradient at a wrong edge tends to 1.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -20,9 +28,16 @@ EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
         affinity, torch.ones_like(affinity), reduction="none"
     ),
 }
+LOGIT_LOSSES: dict[
+    str, Callable[[Tensor], Tensor]
+] = {  # where there is a better way than EDGE_LOSSES
+    "cross_entropy": lambda logit: -F.logsigmoid(logit)
+}
 
 
-def edge_losses(affinities: Tensor, edge_loss: str, margin: float) -> tuple[Tensor, Tensor]:
+def edge_losses(
+    affinities: Tensor, edge_loss: str, margin: float, from_logits: bool = False
+) -> tuple[Tensor, Tensor]:
     """Compute what every edge is charged within an object, and between two.
 
     Parameters
@@ -33,6 +48,8 @@ def edge_losses(affinities: Tensor, edge_loss: str, margin: float) -> tuple[Tens
         A key of `EDGE_LOSSES`.
     margin : float
         Of the squared hinge.
+    from_logits : bool
+        Whether they are logits instead.
 
     Returns
     -------
@@ -40,18 +57,47 @@ def edge_losses(affinities: Tensor, edge_loss: str, margin: float) -> tuple[Tens
         At least float32, outside of any autocast.
     """
     with torch.autocast(affinities.device.type, enabled=False):
-        values = at_least_float32(affinities).clamp(0, 1)
+        values = at_least_float32(affinities, from_logits)
+        if from_logits and edge_loss in LOGIT_LOSSES:
+            loss = LOGIT_LOSSES[edge_loss]
+            return loss(values), loss(-values)
+        values = values.sigmoid() if from_logits else values.clamp(0, 1)
         loss = EDGE_LOSSES[edge_loss]
         return loss(values, margin), loss(1 - values, margin)
 
 
-def at_least_float32(affinities: Tensor) -> Tensor:
-    """Return affinities of half precision as float32, all others as they are."""
+def at_least_float32(affinities: Tensor, from_logits: bool) -> Tensor:
+    """Return numbers of half precision as float32, all others as they are."""
+    if affinities.dtype.itemsize < 4 and not from_logits:
+        warn_of_half_precision()
     return affinities.to(torch.promote_types(affinities.dtype, torch.float32))
 
 
+@functools.cache
+def warn_of_half_precision() -> None:
+    """Warn, once in a process."""
+    warnings.warn(
+        "a loss got affinities of half precision, in which many round to 0 or 1 and have no order "
+        "and no gradient: make the loss with from_logits=True and call it with what the network "
+        "puts out before the sigmoid, or take the sigmoid in float32",
+        stacklevel=2,
+    )
+
+
 class AffinityLoss(nn.Module):
-    """How every loss is called: those on edges, and those made of other losses."""
+    """How every loss is called: those on edges, and those made of other losses.
+
+    Attributes
+    ----------
+    from_logits : bool
+        Whether it is called with logits, which may be any finite numbers, instead of affinities. A
+        loss without this attribute takes affinities.
+    backend : str
+        See `malis.pair_counts`.
+    """
+
+    from_logits: bool = False
+    backend: str = "auto"
 
     def forward(
         self,
@@ -65,8 +111,8 @@ class AffinityLoss(nn.Module):
         Parameters
         ----------
         affinities : (B, C, *spatial) float tensor
-            In [0, 1]; channel c joins voxel v and v + offsets[c]. Edges that leave the volume may
-            hold anything, and get no gradient.
+            In [0, 1], or logits; channel c joins voxel v and v + offsets[c]. Edges that leave the
+            volume may hold anything, and get no gradient.
         labels : (B, *spatial) integer tensor
             Object ids, 0 = background.
         edge_mask : (B, C, *spatial) tensor, optional
@@ -113,11 +159,14 @@ class AffinityCrossEntropy(AffinityLoss):
     ----------
     offsets : (C, ndim) integers
         Edge of every channel.
+    from_logits : bool
+        Whether it is called with logits.
     """
 
-    def __init__(self, offsets: Offsets) -> None:
+    def __init__(self, offsets: Offsets, *, from_logits: bool = False) -> None:
         super().__init__()
         self.offsets = check_offsets(offsets)
+        self.from_logits = from_logits
 
     def _evaluate(
         self,
@@ -127,13 +176,19 @@ class AffinityCrossEntropy(AffinityLoss):
         labelled_mask: Tensor | None,
     ) -> Tensor:
         arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
-        checked = check_prediction(*arguments, batched=True)
+        checked = check_prediction(*arguments, batched=True, from_logits=self.from_logits)
         target, known = self._targets(checked)
         with torch.autocast(affinities.device.type, enabled=False):
-            # Where an edge leaves the volume, both affinity and target are 0, which costs nothing.
-            values = clear_outside(at_least_float32(affinities), self.offsets).clamp(0, 1)
+            values = at_least_float32(affinities, self.from_logits)
+            # An edge that leaves the volume is predicted, for sure, to be what its target is: 0.
+            if self.from_logits:
+                values = clear_outside(values, self.offsets, -1e4)
+                cross_entropy = F.binary_cross_entropy_with_logits
+            else:
+                values = clear_outside(values, self.offsets).clamp(0, 1)
+                cross_entropy = F.binary_cross_entropy
             weights = None if known is None else known.to(values)
-            total = F.binary_cross_entropy(values, target.to(values), weights, reduction="sum")
+            total = cross_entropy(values, target.to(values), weights, reduction="sum")
         if known is None:
             n_edges = len(labels) * int(count_edges(labels.shape[1:], self.offsets).sum())
             return total / max(1, n_edges)

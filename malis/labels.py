@@ -12,8 +12,9 @@ a margin of background there is no such shortcut, and a membrane anywhere in the
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from malis._checks import check_integer, uncompiled
+from malis._checks import Array, as_numpy, check_integer, comparable, like, uncompiled
 
 
 def relabel_components(labels: np.ndarray) -> np.ndarray:
@@ -37,42 +38,50 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     TypeError
         If labels are no array of integers.
     """
-    _check_ids(labels)
+    if not isinstance(labels, np.ndarray):
+        raise TypeError(f"labels must be a NumPy array, got {type(labels).__name__}")
+    check_integer(labels, "labels")
     from skimage.measure import label  # takes a while to import, and not all need it
 
-    if labels.dtype == np.uint64:
-        labels = labels.view(np.int64)  # scikit-image compares int64; the same bits compare alike
-    return label(labels, background=0, connectivity=1).astype(np.int64, copy=False)
+    ids = labels.reshape(
+        [n for n in labels.shape if n != 1] or [1]
+    )  # it would turn other axes round
+    if ids.dtype == np.uint64:
+        ids = ids.view(np.int64)  # scikit-image compares int64; the same bits compare alike
+    components = label(ids, background=0, connectivity=1)
+    return components.astype(np.int64, copy=False).reshape(labels.shape)
 
 
 @uncompiled
-def relabel_batch(labels: np.ndarray) -> np.ndarray:
+def relabel_batch(labels: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     """Relabel the components of every volume of a batch; no id occurs in two of them.
 
     Parameters
     ----------
-    labels : (B, *spatial) integer array
+    labels : (B, *spatial) integer tensor
         Object ids, 0 = background; any integer type, ids up to 2^64-1.
+    backend : str
+        "parallel" for tensor operations, as on a CUDA device; otherwise it is done on the host.
 
     Returns
     -------
-    (B, *spatial) int64 array
-        Background stays 0.
-
-    Raises
-    ------
-    TypeError
-        If labels are no array of integers.
+    (B, *spatial) int64 tensor
+        On the same device; background stays 0.
     """
-    _check_ids(labels)
+    if backend == "parallel" or labels.is_cuda:
+        from malis.tensor_backend import parallel_components
+
+        return parallel_components(labels)
     # One call for all: the volumes are stacked, with a row of background between any two.
-    stacked = np.pad(labels, [(0, 0), (0, 1), *[(0, 0)] * (labels.ndim - 2)])
-    components = relabel_components(stacked.reshape(-1, *labels.shape[2:]))
-    return np.ascontiguousarray(components.reshape(stacked.shape)[:, : labels.shape[1]])
+    volumes = as_numpy(labels)
+    stacked = np.pad(volumes, [(0, 0), (0, 1), *[(0, 0)] * (volumes.ndim - 2)])
+    components = relabel_components(stacked.reshape(-1, *volumes.shape[2:]))
+    components = components.reshape(stacked.shape)[:, : volumes.shape[1]]
+    return like(np.ascontiguousarray(components), labels)
 
 
 @uncompiled
-def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndarray:
+def grow_boundary(labels: Array, steps: int | Sequence[int] = 1) -> Array:
     """Turn the outermost voxels of every object into background.
 
     Two objects that touch are then 2 x `steps` voxels apart; an object that is thinner than that
@@ -80,7 +89,7 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
 
     Parameters
     ----------
-    labels : (*spatial) integer array
+    labels : (*spatial) integer array or tensor
         Object ids, 0 = background; any integer type. One volume, no batch axis; for a batch see
         `GrowBoundaryLoss`.
     steps : int or (ndim,) sequence of int
@@ -89,12 +98,12 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
 
     Returns
     -------
-    (*spatial) array of the same type
+    (*spatial) array or tensor of the same type
 
     Raises
     ------
     TypeError
-        If labels are no array of integers, or steps are not integers.
+        If labels are no array or tensor of integers, or steps are not integers.
     ValueError
         If steps are negative or not as many as the axes.
 
@@ -108,7 +117,7 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
     >>> grow_boundary(np.array([5, 5, 5, 8, 8, 8]))
     array([5, 5, 0, 0, 8, 8])
     """
-    _check_ids(labels)
+    check_integer(labels, "labels")
     along = np.asarray(steps)
     check_integer(along, "steps")
     along = np.repeat(along, labels.ndim) if along.ndim == 0 else along
@@ -116,20 +125,16 @@ def grow_boundary(labels: np.ndarray, steps: int | Sequence[int] = 1) -> np.ndar
         raise ValueError(
             f"steps must be at least 0, one for each of {labels.ndim} axes, got {steps}"
         )
-    grown = labels.copy()
+    tensor = isinstance(labels, torch.Tensor)
+    grown = comparable(labels).clone() if tensor else labels.copy()
     for step in range(along.max()):
-        border = np.zeros(labels.shape, bool)
+        border = (
+            torch.zeros_like(grown, dtype=torch.bool) if tensor else np.zeros(grown.shape, bool)
+        )
         for axis in (axis for axis, n in enumerate(along) if n > step):
-            ids, marks = np.moveaxis(grown, axis, 0), np.moveaxis(border, axis, 0)
+            ids, marks = grown.swapaxes(0, axis), border.swapaxes(0, axis)
             differ = ids[1:] != ids[:-1]
             marks[1:] |= differ
             marks[:-1] |= differ
         grown[border] = 0
-    return grown
-
-
-def _check_ids(labels: np.ndarray) -> None:
-    """Raise a TypeError unless labels are a NumPy array of integers."""
-    if not isinstance(labels, np.ndarray):
-        raise TypeError(f"labels must be a NumPy array, got {type(labels).__name__}")
-    check_integer(labels, "labels")
+    return grown.to(labels.dtype) if tensor else grown

@@ -1,7 +1,8 @@
 r"""The losses: maximin affinity learning in its two forms.
 
-All are called alike, ``loss(affinities, labels)``, with affinities in [0, 1] (after the sigmoid),
-and all put a loss on single edges. They differ in which edges count and how much:
+All are called alike, ``loss(affinities, labels)``, with affinities in [0, 1], or with logits where
+they are made with ``from_logits=True``. All put a loss on single edges, and differ in which edges
+count and how much:
 
 =====================  =============================================================================
 `MaximinLoss`          the maximin edges of sampled voxel pairs (Turaga et al. 2009)
@@ -53,6 +54,7 @@ def malis_weights(
     positive_weight: float = 1.0,
     edge_mask: Tensor | None = None,
     labelled_mask: Tensor | None = None,
+    from_logits: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     r"""Weigh every edge by the pairs that it decides: for an edge loss of one's own.
@@ -81,7 +83,7 @@ def malis_weights(
     positive_weight : float
         :math:`\lambda`, weight of the pairs of one object relative to those of two.
     edge_mask, labelled_mask : tensors, optional
-        See `pair_counts`.
+    from_logits : bool
     backend : str
         See `pair_counts`.
 
@@ -101,7 +103,8 @@ def malis_weights(
     """
     _check_choice("normalise", normalise, NORMALISATIONS)
     offsets = check_offsets(offsets)
-    checked = check_prediction(affinities, labels, offsets, edge_mask, labelled_mask, batched=True)
+    arguments = affinities, labels, offsets, edge_mask, labelled_mask
+    checked = check_prediction(*arguments, batched=True, from_logits=from_logits)
     counts = count_pairs(checked, offsets, constrained, backend)
     return _weigh(counts, checked, normalise, positive_weight, affinities.dtype)
 
@@ -156,6 +159,8 @@ class MalisLoss(AffinityLoss):
         :math:`\lambda`, at least 0.
     reduction : {"mean", "sum", "none"}
         Over the samples of a batch; ``"none"`` returns one loss each.
+    from_logits : bool
+        Whether it is called with logits: they order the edges, and :math:`a` is their sigmoid.
     backend : {"auto", "higra", "parallel"}
         See `malis.pair_counts`.
 
@@ -186,6 +191,7 @@ class MalisLoss(AffinityLoss):
         margin: float = 0.3,
         positive_weight: float = 1.0,
         reduction: str = "mean",
+        from_logits: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -196,6 +202,7 @@ class MalisLoss(AffinityLoss):
         self.margin = _check_range("margin", margin, 0, 1)
         self.positive_weight = _check_range("positive_weight", positive_weight, 0, float("inf"))
         self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
+        self.from_logits = from_logits
         self.backend = _check_choice("backend", backend, BACKENDS)
 
     def _evaluate(
@@ -207,7 +214,7 @@ class MalisLoss(AffinityLoss):
     ) -> Tensor:
         positive, negative = self._weights(affinities, labels, edge_mask, labelled_mask)
         within = clear_outside(affinities, self.offsets)
-        same, different = edge_losses(within, self.edge_loss, self.margin)
+        same, different = edge_losses(within, self.edge_loss, self.margin, self.from_logits)
         losses = positive * same + negative * different
         return _reduce(losses.flatten(1).sum(1), self.reduction)
 
@@ -221,7 +228,7 @@ class MalisLoss(AffinityLoss):
     ) -> tuple[Tensor, Tensor]:
         """Check what came, count its pairs, and weigh the edges."""
         arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
-        checked = check_prediction(*arguments, batched=True)
+        checked = check_prediction(*arguments, batched=True, from_logits=self.from_logits)
         counts = count_pairs(checked, self.offsets, self.constrained, self.backend)
         return _weigh(counts, checked, self.normalise, self.positive_weight, affinities.dtype)
 
@@ -249,6 +256,8 @@ class MaximinLoss(AffinityLoss):
         Half of the pairs within objects, half across; otherwise uniformly from all pairs.
     reduction : {"mean", "sum", "none"}
         Over the pairs; ``"none"`` returns the loss of every pair of the batch.
+    from_logits : bool
+        Whether it is called with logits, see `MalisLoss`.
     generator : torch.Generator, optional
         Source of the pairs; torch's global CPU generator by default.
     backend : {"auto", "higra", "parallel"}
@@ -279,6 +288,7 @@ class MaximinLoss(AffinityLoss):
         edge_loss: str = "squared_hinge",
         balanced: bool = True,
         reduction: str = "mean",
+        from_logits: bool = False,
         generator: torch.Generator | None = None,
         backend: str = "auto",
     ) -> None:
@@ -292,6 +302,7 @@ class MaximinLoss(AffinityLoss):
         self.balanced = balanced
         self.reduction = _check_choice("reduction", reduction, REDUCTIONS)
         self.generator = generator
+        self.from_logits = from_logits
         self.backend = _check_choice("backend", backend, BACKENDS)
 
     def _evaluate(
@@ -307,8 +318,8 @@ class MaximinLoss(AffinityLoss):
         edges, same = self._sample(affinities, labels)
         joined = edges[:, 0] >= 0
         values = affinities[tuple(edges[joined].T)]
-        if_same, if_different = edge_losses(values, self.edge_loss, self.margin)
-        loss = torch.where(same[joined], if_same, if_different)
+        charges = edge_losses(values, self.edge_loss, self.margin, self.from_logits)
+        loss = torch.where(same[joined], *charges)
         if loss.numel() == 0 and self.reduction == "mean":
             return loss.sum()
         return _reduce(loss, self.reduction)
@@ -316,22 +327,26 @@ class MaximinLoss(AffinityLoss):
     @uncompiled
     def _sample(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw pairs; return sample, channel and voxel of their maximin edges, and their kind."""
-        values, labels, *_ = check_prediction(affinities, labels, self.offsets, batched=True)
-        if choose_backend(self.backend, values, self.offsets) == "parallel":
-            from malis.tensor_backend import label_tensor, parallel_maximin_edges, sample_batch
+        checked = check_prediction(
+            affinities, labels, self.offsets, batched=True, from_logits=self.from_logits
+        )
+        if choose_backend(self.backend, checked.values, self.offsets) == "parallel":
+            from malis.tensor_backend import as_tensors, parallel_maximin_edges, sample_batch
 
-            labels = label_tensor(labels).to(values.device)
+            values, labels, *_ = as_tensors(checked)
             generator = torch.Generator(values.device).manual_seed(self._draw_seed())
             pairs, same = sample_batch(labels, self.n_pairs, generator, balanced=self.balanced)
-            return parallel_maximin_edges(values, self.offsets, pairs), same
+            edges = parallel_maximin_edges(values, self.offsets, pairs)
+            return like(edges, affinities), like(same, affinities)
         rng = np.random.default_rng(self._draw_seed())
         edges, kinds = [], []
-        for index, (volume, ids) in enumerate(zip(as_numpy(values), as_numpy(labels), strict=True)):
+        samples = zip(as_numpy(checked.values), as_numpy(labels), strict=True)
+        for index, (volume, ids) in enumerate(samples):
             pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
             found = tree_edges(volume, self.offsets, pairs)
             edges.append(np.insert(found, 0, np.where(found[:, 0] < 0, -1, index), axis=1))
             kinds.append(same)
-        return like(np.concatenate(edges), values), like(np.concatenate(kinds), values)
+        return like(np.concatenate(edges), affinities), like(np.concatenate(kinds), affinities)
 
     def _draw_seed(self) -> int:
         """Draw a seed from torch's generator, whose state a checkpoint keeps."""

@@ -145,7 +145,12 @@ def merge_order(values: np.ndarray, late: np.ndarray | None = None) -> np.ndarra
 
 
 def maximin_edges(
-    affinities: Array, offsets: Offsets, pairs: Array, *, backend: str = "auto"
+    affinities: Array,
+    offsets: Offsets,
+    pairs: Array,
+    *,
+    from_logits: bool = False,
+    backend: str = "auto",
 ) -> Array:
     """Find the maximin edge of voxel pairs.
 
@@ -156,6 +161,8 @@ def maximin_edges(
     offsets : (C, ndim) integers
     pairs : (P, 2) or (P, 2, ndim) integers
         The two voxels of each pair, as flat C-order indices or as coordinates.
+    from_logits : bool
+        See `malis.pair_counts`.
     backend : {"auto", "higra", "parallel"}
         See `malis.pair_counts`.
 
@@ -186,7 +193,7 @@ def maximin_edges(
            [0, 3]])
     """
     offsets = check_offsets(offsets)
-    values = check_affinities(affinities, offsets, batched=False)
+    values = check_affinities(affinities, offsets, batched=False, from_logits=from_logits)
     flat = _flat_pairs(pairs, values.shape[1:])
     if choose_backend(backend, values, offsets) == "parallel":
         from malis.tensor_backend import as_tensor, parallel_maximin_edges

@@ -56,6 +56,7 @@ def pair_counts(
     constrained: bool = True,
     edge_mask: Array | None = None,
     labelled_mask: Array | None = None,
+    from_logits: bool = False,
     backend: str = "auto",
 ) -> tuple[Array, Array]:
     """Count the voxel pairs that every edge decides.
@@ -77,6 +78,9 @@ def pair_counts(
         1 = known, 0 = unknown: such an edge is not constrained and its counts are 0.
     labelled_mask : ([B,] *spatial) array or tensor, optional
         1 = labelled, 0 = not: those voxels form one further object with unknown inner edges.
+    from_logits : bool
+        Whether `affinities` are logits instead, any finite numbers: what a network puts out before
+        the sigmoid. Only their order counts, also where the sigmoid would round them to 0 or 1.
     backend : {"auto", "higra", "parallel"}
         How the trees are built: one edge after the other by Higra on the host, or as tensor
         operations on the device of the affinities (see `malis.tensor_backend`), with the same
@@ -119,7 +123,8 @@ def pair_counts(
     (array([[0, 1, 0]]), array([[0, 0, 2]]))
     """
     offsets = check_offsets(offsets)
-    checked = check_prediction(affinities, labels, offsets, edge_mask, labelled_mask)
+    arguments = affinities, labels, offsets, edge_mask, labelled_mask
+    checked = check_prediction(*arguments, from_logits=from_logits)
     counts = count_pairs(checked, offsets, constrained, backend)
     return like(counts[0], affinities), like(counts[1], affinities)
 

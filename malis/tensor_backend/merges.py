@@ -136,7 +136,7 @@ def kruskal_merges(forest: BoruvkaForest) -> Merges:
         mates=mates,
         chains=chains,
         starts=starts,
-        bounds=starts.index_select(0, rounds).tolist(),
+        bounds=[int(start) for start in starts.index_select(0, rounds)],
         pick_ranks=pick_ranks[:none],
     )
 

@@ -1,10 +1,9 @@
 """What has passed the gate, as tensors on the device of the affinities."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from malis._checks import Array, Checked, from_numpy
+from malis._checks import Array, Checked, comparable, from_numpy
 
 
 def as_tensors(checked: Checked) -> Checked:
@@ -17,7 +16,7 @@ def as_tensors(checked: Checked) -> Checked:
     Returns
     -------
     Checked
-        With int64 labels, see `label_tensor`.
+        With int64 labels, see `label_tensor`; on the host where the device is Apple's MPS.
     """
     values, labels, *masks = checked
     values = as_tensor(values)
@@ -26,24 +25,18 @@ def as_tensors(checked: Checked) -> Checked:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Return an array as a tensor on the host; a tensor stays what and where it is."""
-    return array if isinstance(array, Tensor) else from_numpy(array)
+    """Return an array as a tensor on the host; a tensor stays where it is, but for Apple's MPS.
+
+    Sums of counts need float64 and scatters of int64, which MPS lacks or nobody has tried.
+    """
+    if isinstance(array, Tensor):
+        return array.cpu() if array.device.type == "mps" else array
+    return from_numpy(array)
 
 
 def label_tensor(labels: Array) -> Tensor:
-    """Return labels as an int64 tensor; ids from 2^63 on become negative numbers.
-
-    Parameters
-    ----------
-    labels : integer array or tensor
-
-    Returns
-    -------
-    int64 tensor
-        Equal where the labels are equal, and 0 where they are 0; no more is needed of them.
-    """
+    """Return labels as an int64 tensor; ids from 2^63 on become negative numbers."""
     if isinstance(labels, Tensor):
-        unsigned = labels.dtype == torch.uint64  # torch compares none, but the same bits do
-        return labels.view(torch.int64) if unsigned else labels.to(torch.int64)
+        return comparable(labels)
     wide = np.uint64 if labels.dtype.kind == "u" else np.int64
     return from_numpy(labels.astype(wide, copy=False).view(np.int64))

@@ -9,20 +9,47 @@ from scipy.ndimage import grey_dilation, grey_erosion
 import malis
 from malis.labels import grow_boundary, relabel_batch, relabel_components
 
+HIGHEST = (9, 2), (5, 3), (4, 4)  # of the sizes of a batch, and its number of axes
+
 
 def test_parts_of_objects_by_hand():
     assert relabel_components(np.array([[7, 0, 7], [7, 3, 3]])).tolist() == [[1, 0, 2], [1, 3, 3]]
 
 
-def test_samples_of_a_batch_are_not_joined():
-    batch = np.array([[[1, 0, 1]], [[1, 1, 1]]])
-    assert relabel_batch(batch).tolist() == [[[1, 0, 2]], [[3, 3, 3]]]
+def test_components_are_numbered_in_the_order_of_their_first_voxel():
+    labels = np.array([[0, 5, 5], [7, 0, 5]])
+    for axis in range(3):
+        found = relabel_components(np.expand_dims(labels, axis))
+        assert found.squeeze(axis).tolist() == [[0, 1, 1], [2, 0, 1]]
+    assert relabel_components(np.full((1, 1), 9)).tolist() == [[1]]
 
 
-@pytest.mark.parametrize("relabel", [relabel_components, relabel_batch])
-def test_tensors_are_refused(relabel):
+@pytest.mark.parametrize("backend", ["auto", "parallel"])
+def test_samples_of_a_batch_are_not_joined(backend):
+    batch = torch.tensor([[[1, 0, 1]], [[1, 1, 1]]])
+    assert relabel_batch(batch, backend).tolist() == [[[1, 0, 2]], [[3, 3, 3]]]
+
+
+def test_tensors_are_refused_where_one_volume_is_relabelled():
     with pytest.raises(TypeError, match="labels must be a NumPy array, got Tensor"):
-        relabel(torch.ones(1, 2, 3, dtype=torch.int64))
+        relabel_components(torch.ones(1, 2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint16", "uint64", "int64"])
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_tensors_are_treated_as_arrays_are(dtype, data):
+    """Components as tensor operations, and margins of tensors, on small batches of all shapes."""
+    shape = data.draw(st.one_of(*(st.tuples(*[st.integers(1, n)] * k) for n, k in HIGHEST)))
+    ids = data.draw(arrays(np.uint8, shape, elements=st.integers(0, 3)))
+    labels = np.where(ids == 0, 0, np.iinfo(dtype).max - ids.astype(object)).astype(dtype)
+    given = torch.from_numpy(labels)
+    grown = grow_boundary(given, (0, *[1] * (labels.ndim - 1)))
+    expected = np.stack([grow_boundary(volume) for volume in labels])
+    assert grown.dtype == given.dtype
+    np.testing.assert_array_equal(grown.numpy(), expected)
+    assert torch.equal(relabel_batch(grown, "parallel"), relabel_batch(grown))
+    np.testing.assert_array_equal(given.numpy(), labels)
 
 
 def test_a_square_by_hand():
@@ -76,7 +103,7 @@ def test_the_argument_is_not_changed_and_huge_ids_survive():
 @pytest.mark.parametrize(
     ("labels", "steps", "error", "words"),
     [
-        (torch.zeros(3, 3, dtype=int), 1, TypeError, "must be a NumPy array, got Tensor"),
+        (torch.zeros(3, 3), 1, TypeError, "labels must be integers, got torch.float32"),
         (np.zeros((3, 3)), 1, TypeError, "labels must be integers, got float64"),
         (np.zeros((3, 3), int), 1.5, TypeError, "steps must be integers, got float64"),
         (np.zeros((3, 3), int), (1, 0.5), TypeError, "steps must be integers, got float64"),
