@@ -11,6 +11,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Arguments = ParamSpec("Arguments")
@@ -118,13 +119,15 @@ def check_affinities(
         values = affinities.detach().to(torch.float32)
     else:
         values = affinities.astype(np.float32, copy=False)
+    if from_logits and _surely_finite(values):
+        return values
     margin = math.inf if from_logits else 4 * float(limits(affinities.dtype).eps)
     low, high = _extremes(values)
-    if not (math.isfinite(low) and math.isfinite(high) and low >= -margin and high <= 1 + margin):
+    if from_logits or not (low >= -margin and high <= 1 + margin):
         values = clear_outside(values, offsets)  # there, all is allowed
         low, high = _extremes(values)
-        name = "logits" if from_logits else "affinities"
         if not (math.isfinite(low) and math.isfinite(high)):
+            name = "logits" if from_logits else "affinities"
             raise ValueError(f"{name} must be finite, got NaN or infinity")
         if not (low >= -margin and high <= 1 + margin):
             raise ValueError(
@@ -132,6 +135,12 @@ def check_affinities(
                 "network puts out before the sigmoid, say from_logits=True"
             )
     return values
+
+
+def _surely_finite(values: Array) -> bool:
+    """Whether the sum of all numbers is finite: then each of them is, and nothing is cheaper."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(values.sum().item())
 
 
 def _extremes(values: Array) -> tuple[float, float]:
@@ -143,33 +152,31 @@ def _extremes(values: Array) -> tuple[float, float]:
 
 
 def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> Array:
-    """Overwrite what stands on edges that leave the volume; gradients there become exactly 0.
+    """Overwrite what stands on edges that leave the volume.
 
     Parameters
     ----------
     affinities : ([B,] C, *spatial) array or tensor
     offsets : (C, ndim) int64 array
     value : float
-        What to write there.
+        What to write there: a number from which no gradient comes back, because the edge has no
+        weight or is predicted for sure.
 
     Returns
     -------
     array or tensor
-        A copy.
+        A copy. Gradients pass through to `affinities` as they come.
     """
-    tensor = isinstance(affinities, torch.Tensor)
-    shape = affinities.shape[-offsets.shape[1] - 1 :]
-    if tensor:
-        outside = torch.zeros(shape, dtype=torch.bool, device=affinities.device)
-    else:
-        outside = np.zeros(shape, dtype=bool)
-    for channel, offset in enumerate(offsets.tolist()):
-        for axis, step in enumerate(offset):
-            along = outside[channel].swapaxes(0, axis)
-            along[slice(-step) if step < 0 else slice(max(len(along) - step, 0), None)] = True
-    if tensor:
-        return affinities.masked_fill(outside, value)
-    return np.where(outside, affinities.dtype.type(value), affinities)
+    values = affinities.clone() if isinstance(affinities, Tensor) else affinities.copy()
+    with torch.no_grad():
+        for channel, offset in enumerate(offsets.tolist()):
+            for axis, step in enumerate(offset):
+                if step:
+                    size = values.shape[axis - len(offset)]
+                    box = [slice(None)] * len(offset)
+                    box[axis] = slice(-step) if step < 0 else slice(max(size - step, 0), None)
+                    values[(..., channel, *box)] = value
+    return values
 
 
 def check_labels(labels: Array, shape: Sequence[int]) -> None:

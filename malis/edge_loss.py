@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from malis._checks import Checked, Offsets, check_offsets, check_prediction, clear_outside, like
-from malis.affinity import count_edges, same_object
+from malis.affinity import as_numbers, count_edges, same_object
 
 EDGE_LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "squared": lambda affinity, margin: (1 - affinity) ** 2,
@@ -187,8 +187,9 @@ class AffinityCrossEntropy(AffinityLoss):
             else:
                 values = clear_outside(values, self.offsets).clamp(0, 1)
                 cross_entropy = F.binary_cross_entropy
-            weights = None if known is None else known.to(values)
-            total = cross_entropy(values, target.to(values), weights, reduction="sum")
+            target = as_numbers(target, values.dtype)
+            weights = None if known is None else as_numbers(known, values.dtype)
+            total = cross_entropy(values, target, weights, reduction="sum")
         if known is None:
             n_edges = len(labels) * int(count_edges(labels.shape[1:], self.offsets).sum())
             return total / max(1, n_edges)
