@@ -219,15 +219,16 @@ def bookkeeping(folder: Path) -> dict[str, Any]:
     steps, block, rows = ("affinities", "averages", "fragments", "boundaries", "labels"), 64, []
     for n in (10, 22, 48):
         shape, size = (n * block,) * 3, (block,) * 3
-        output = begin_output(folder / str(n), {}, {}, shape=shape, block=size, overwrite=False)
         plan = functools.partial(halo_arithmetic, shape)
         row: dict[str, Any] = {"blocks": n**3}
-        for name in ("new", "complete"):
-            begin, cpu = time.perf_counter(), time.process_time()
-            computed = [run_step(output, step, plan, progress=False) for step in steps]
-            Run(output, None, False, 0, None).report()
-            row[f"{name}_seconds"] = time.perf_counter() - begin
-            row[f"{name}_cpu_seconds"] = time.process_time() - cpu
+        begun = begin_output(folder / str(n), {}, {}, shape=shape, block=size, overwrite=False)
+        with begun as output:
+            for name in ("new", "complete"):
+                begin, cpu = time.perf_counter(), time.process_time()
+                computed = [run_step(output, step, plan, progress=False) for step in steps]
+                Run(output, None, False, 0, None).report()
+                row[f"{name}_seconds"] = time.perf_counter() - begin
+                row[f"{name}_cpu_seconds"] = time.process_time() - cpu
         assert computed == [0] * len(steps)
         rows.append(row)
     return {"steps": len(steps), "rows": rows}

@@ -15,7 +15,8 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 GreyRange = tuple[float, float]
-EVENLY = (0.8191725, 0.6710436, 0.5497004)  # multiples of it, modulo 1, fill a cube evenly
+ROUNDING = 1e-3
+EVENLY = (0.8566749, 0.7338919, 0.6287067, 0.5385973)  # multiples, modulo 1, fill a cube evenly
 TAILS = (0.5, 99.5)  # percentiles between which the grey values of an image count as used
 LEAST_USE = 1 / 3  # share of a range that they must span
 
@@ -43,9 +44,16 @@ def normalise(raw: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarra
     ------
     TypeError
         If raw has another type.
+    ValueError
+        If floating-point numbers are not normalised.
     """
     raw = np.asarray(raw) if grey_range is None else to_bytes(raw, grey_range)
     if np.issubdtype(raw.dtype, np.floating):
+        if (np.isfinite(raw) & (np.abs(raw) > 1 + ROUNDING)).any():
+            raise ValueError(
+                "floating-point grey values must be normalised to [-1, 1], see `to_bytes`, got "
+                f"{raw[np.isfinite(raw)].min():g} to {raw[np.isfinite(raw)].max():g}"
+            )
         return raw.astype(np.float32)
     if not np.issubdtype(raw.dtype, np.unsignedinteger):
         raise TypeError(f"raw must hold unsigned integers or floats, got {raw.dtype}")
@@ -85,7 +93,8 @@ def sample_voxels(volume: Any, boxes: int = 32, side: int = 256) -> np.ndarray:
 
     Parameters
     ----------
-    volume : (z, y, x) array, dataset or StoredArray
+    volume : (*channels, z, y, x) array, dataset or StoredArray
+        Also a single section.
     boxes : int
         How many places are looked at.
     side : int
@@ -97,8 +106,8 @@ def sample_voxels(volume: Any, boxes: int = 32, side: int = 256) -> np.ndarray:
     """
     if math.prod(volume.shape) <= boxes * side * side:
         return np.ravel(volume[...])
-    size = np.minimum((1, side, side), volume.shape)
-    spread = np.outer(np.arange(1, boxes + 1), EVENLY) % 1
+    size = np.minimum((1, 1, side, side)[-len(volume.shape) :], volume.shape)
+    spread = np.outer(np.arange(1, boxes + 1), EVENLY[: len(volume.shape)]) % 1
     corners = (spread * (np.array(volume.shape) - size + 1)).astype(int)
     pieces = [
         volume[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from malis.inference.grey_values import normalise
+from malis.inference.grey_values import choose_range, normalise, sample_voxels
 from unet.geometry import Geometry, Size, per_axis
 from unet.network import FullyConvolutional
 
@@ -92,7 +92,8 @@ def predict(
         a tensor or does not hold floats.
     ValueError
         If axes or channels do not fit the network, the tile is too small, ``out`` has another
-        shape, or the input or the prediction is not finite.
+        shape, the input or the prediction is not finite, or grey values of another type than uint8
+        do not use its range, see `malis.inference.grey_values.to_bytes`.
 
     Notes
     -----
@@ -115,6 +116,9 @@ def predict(
     shape = (net.out_channels, *spatial)
     if out is not None:
         _check_out(out, shape)
+    dtype = np.dtype(getattr(volume, "dtype", np.uint8))
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        choose_range(sample_voxels(volume), name="volume")  # refuses what looks black to a network
 
     largest = per_axis(DEFAULT_TILE[net.ndim] if tile is None else tile, net.ndim, "tile")
     input_size, spans = plan_tiles(net.geometry, spatial[-net.ndim :], largest)

@@ -11,6 +11,7 @@ checksum is wrong, are noticed when they are read; then the line is taken away, 
 computes the block again. Only the process that gives out the blocks writes lines.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -29,6 +30,11 @@ from malis.scale.blocks import Block, Box, cut_into_blocks
 from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.packages import scale_package
 from malis.scale.zarr_folders import PROGRESS
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +182,7 @@ def _is_whole(name: str, values: np.ndarray | None) -> bool:
     return not (np.isnan(values) if np.isnan(never) else values == never).any()
 
 
+@contextmanager
 def begin_output(
     target: str | Path,
     settings: dict[str, Any],
@@ -184,8 +191,8 @@ def begin_output(
     shape: tuple[int, ...],
     block: tuple[int, ...],
     overwrite: bool,
-) -> Output:
-    """Create the output of a run, or go on with the one that was begun.
+) -> Iterator[Output]:
+    """Create the output of a run, or go on with the one that was begun; keep others from it.
 
     Parameters
     ----------
@@ -199,48 +206,80 @@ def begin_output(
     overwrite : bool
         Remove an output that is there, unless it was begun with these settings and is not finished.
 
-    Returns
-    -------
+    Yields
+    ------
     Output
 
     Raises
     ------
     FileExistsError
-        If there is something at the target that is not ours or, without `overwrite`, that is
-        complete or of other settings.
+        If there is something at the target that is not ours, that another run is writing or,
+        without `overwrite`, that is complete or of other settings.
     ValueError
         If the target is a URL.
     """
     if "://" in str(target):
         raise ValueError(f"target must be a folder that all workers see, got {target}")
     target = Path(target).absolute()
-    output = Output(target, shape, block)
     settings = json.loads(json.dumps(settings))
-    zarr = scale_package("zarr")
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        if not (target / PROGRESS / "zarr.json").exists():
-            raise FileExistsError(f"{target} exists and is no output of a blockwise run")
-        obstacle = _obstacle(target, settings)
-        if obstacle is None:
+    there = target.exists() and any(target.iterdir() if target.is_dir() else [target])
+    if there and not (target / PROGRESS / "zarr.json").exists():
+        raise FileExistsError(f"{target} exists and is no output of a blockwise run")
+    with contextlib.ExitStack() as stack:
+        if there:
+            stack.enter_context(_locked(target))
+        obstacle = _obstacle(target, settings) if there else None
+        if there and obstacle is None:
             logger.info("going on with %s", target)
             for part in target.rglob("*.part*"):  # of files that were being written
                 part.unlink()
-            return output
-        if not overwrite:
+        elif there and not overwrite:
             raise FileExistsError(f"{target} {obstacle}")
-        shutil.rmtree(target)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+        else:
+            _create(target, settings, arrays, block)
+            stack.enter_context(_locked(target))
+        yield Output(target, shape, block)
+
+
+def _create(
+    target: Path,
+    settings: dict[str, Any],
+    arrays: dict[str, dict[str, Any]],
+    block: tuple[int, ...],
+) -> None:
+    """Create an output under a temporary name; only then remove what is at the target."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    root = zarr.create_group(part, zarr_format=3)
-    for name, arguments in arrays.items():
-        fill = UNWRITTEN.get(name, 0)
-        create_ome_zarr(part / name, block=block, fill_value=fill, **arguments)
-    root.create_group(PROGRESS).attrs["settings"] = settings
-    if target.exists():
-        target.rmdir()  # it is empty
-    part.rename(target)
-    return output
+    try:
+        root = scale_package("zarr").create_group(part, zarr_format=3)
+        for name, arguments in arrays.items():
+            fill = UNWRITTEN.get(name, 0)
+            create_ome_zarr(part / name, block=block, fill_value=fill, **arguments)
+        root.create_group(PROGRESS).attrs["settings"] = settings
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Refuse an output that another run is writing, as far as system and disk know of locks."""
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(target / PROGRESS, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(f"{target} is being written by another run") from error
+        except OSError as error:  # a file system without locks
+            logger.debug("%s cannot be locked: %s", target, error)
+        yield
+    finally:
+        os.close(folder)
 
 
 def finish_output(output: Output) -> None:

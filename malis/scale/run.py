@@ -141,9 +141,10 @@ def start(
     if options.scheduler is None and options.workers > 0:
         limit = memory_limit(options.workers, options.memory_per_worker)
         check_memory(memory_needed, limit, block)
-    output = begin_output(
+    begun = begin_output(
         target, settings, arrays, shape=shape, block=block, overwrite=options.overwrite
     )
-    logger.info("%d blocks; a worker needs up to %.2f GiB", output.n_blocks, memory_needed / 2**30)
-    with connect(options.workers, options.scheduler, limit) as client:
+    with begun as output, connect(options.workers, options.scheduler, limit) as client:
+        needed = memory_needed / 2**30
+        logger.info("%d blocks; a worker needs up to %.2f GiB", output.n_blocks, needed)
         yield Run(output, client, options.progress, memory_needed, limit)

@@ -10,6 +10,7 @@ from malis.scale.packages import scale_package
 
 logger = logging.getLogger(__name__)
 
+LEAST_LABEL = 4  # bytes; an image of fewer, without a word that it is labels, holds grey values
 PROGRESS = "progress"  # a group with notes of `malis.scale`, no volumes
 
 
@@ -26,6 +27,8 @@ def find_in_zarr(path: str, dataset: str | None, kind: str | None) -> Found:
     if isinstance(root, zarr.Array):
         if dataset:
             raise FileNotFoundError(f"{path} is a single volume and has no dataset {dataset!r}")
+        if kind == "labels" and root.dtype.itemsize < LEAST_LABEL:
+            logger.warning("%s holds %s, which is taken as labels", path, root.dtype)
         folder, name = str(Path(path).parent), Path(path).name
         return find_in_zarr(folder, name, kind) if _is_level(path) else Found(path, "", root)
     chosen = _choose_in(path, root, dataset, kind)
@@ -77,7 +80,13 @@ def _choose_in(path: str, root: Any, dataset: str | None, kind: str | None) -> s
         return isinstance(node, zarr.Array) or (node is not None and _is_image(node))
 
     def volumes() -> dict[str, str]:
-        nodes = dict(root.members(max_depth=None))
+        try:
+            nodes = dict(root.members(max_depth=None))
+        except Exception as error:  # what the web raises where nothing can be listed
+            raise FileNotFoundError(
+                f"{path} has no {dataset or kind or 'volume'} under the names that were tried, and "
+                f"cannot be listed: {_one_line(error)}"
+            ) from error
         images = {name: node for name, node in nodes.items() if _is_image(node)}
         levels = {name: _finest(name, node) for name, node in images.items()}
         arrays = {
@@ -91,12 +100,18 @@ def _choose_in(path: str, root: Any, dataset: str | None, kind: str | None) -> s
         return {n: described(a) for n, a in listed.items() if not n.startswith(f"{PROGRESS}/")}
 
     if dataset is None and _is_image(root):
-        labels = {}
-        if kind == "labels" and "image-label" not in _ome(root):
-            labels = {n: said for n, said in volumes().items() if n.startswith("labels/")}
-        if len(labels) < 2:
-            return next(iter(labels), "")
-        return choose(path, None, None, lambda _: False, lambda: labels)
+        if kind != "labels" or "image-label" in _ome(root):
+            return ""
+        labels = {n: said for n, said in volumes().items() if n.startswith("labels/")}
+        if len(labels) == 1:
+            return next(iter(labels))
+        finest = _finest(path, root)
+        if labels or (finest is not None and finest.dtype.itemsize < LEAST_LABEL):
+            image = (
+                {} if finest is None else {_levels(path, _image(path, root))[0]: described(finest)}
+            )
+            return choose(path, None, kind, lambda _: False, lambda: labels | image)
+        return ""
     return choose(path, dataset, kind, is_volume, volumes)
 
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malis.inference import predict
 from malis.inference.grey_values import choose_range, normalise, sample_voxels, to_bytes
+from unet import UNet
 
 BYTES = np.random.default_rng(0).integers(20, 230, (6, 40, 50), dtype=np.uint8)
 KINDS = {  # the same picture as other microscopes write it, and its black and white
@@ -97,9 +99,23 @@ def test_values_that_are_no_numbers_have_no_byte():
 def test_a_sample_is_from_all_over_the_volume():
     small = np.arange(60).reshape(3, 4, 5)
     assert sorted(sample_voxels(small)) == list(range(60))
+    assert sample_voxels(np.zeros((90, 90)), boxes=4, side=8).shape == (4 * 64,)
+    assert sample_voxels(np.zeros((3, 9, 90, 90)), boxes=4, side=8).shape == (4 * 64,)
     z, y, x = np.indices((64, 48, 56))
     values = sample_voxels((z << 16) + (y << 8) + x, boxes=32, side=8)
     assert values.size == 32 * 64
     for shift, size in ((16, 64), (8, 48), (0, 56)):
         place = values >> shift & 255
         assert len(np.unique(place * 4 // size)) == 4  # every quarter of every axis
+
+
+@pytest.mark.parametrize("name", ["12 bit in uint16", "8 bit in uint16", "float 0 to 255"])
+def test_predict_refuses_what_looks_black_or_white(name):
+    raw, grey_range = KINDS[name]
+    network = UNet(depth=2, wf=2, padding=True)
+    with pytest.raises(ValueError, match=r"say which values|must be normalised to \[-1, 1\]"):
+        predict(network, raw, progress=False)
+    np.testing.assert_array_equal(
+        predict(network, to_bytes(raw, grey_range), progress=False),
+        predict(network, BYTES, progress=False),
+    )

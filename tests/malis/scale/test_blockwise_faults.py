@@ -26,6 +26,7 @@ from malis.scale import (
 )
 from malis.scale.output import Output
 from malis.scale.settings import VERSION
+from malis.scale.stages import fragment_block
 from malis.scale.volumes import open_volume
 
 BLOCK = (12, 20, 24)
@@ -329,10 +330,37 @@ def test_an_output_that_cannot_be_begun_leaves_nothing(tmp_path, monkeypatch, so
     def full(*_arguments, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    segment_affinities(source, tmp_path / "old.zarr", **OPTIONS)
+    before = sorted(tmp_path.iterdir())
     monkeypatch.setattr("malis.scale.output.create_ome_zarr", full)
-    with pytest.raises(OSError, match="No space left"):
-        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert not (tmp_path / "out.zarr").exists()
+    for target in ("out.zarr", "old.zarr"):
+        with pytest.raises(OSError, match="No space left"):
+            segment_affinities(source, tmp_path / target, overwrite=True, **OPTIONS)
+    assert sorted(tmp_path.iterdir()) == before
+    assert open_volume(tmp_path / "old.zarr")[...].any()  # what was to be replaced is still there
+
+
+def test_an_output_that_another_run_is_writing_is_refused(tmp_path, monkeypatch, source, expected):
+    """With and without leave to overwrite; and when the other run is gone, it is free again."""
+    target = tmp_path / "out.zarr"
+    refused = []
+
+    def second_run(*arguments):
+        if not refused:
+            for overwrite in (False, True):
+                with pytest.raises(
+                    FileExistsError, match="is being written by another run"
+                ) as error:
+                    segment_affinities(source, target, overwrite=overwrite, **OPTIONS)
+                refused.append(error)
+        fragment_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "fragment_block", second_run)
+        segment_affinities(source, target, **OPTIONS)
+    assert len(refused) == 2
+    np.testing.assert_array_equal(open_volume(target)[...], expected)
+    segment_affinities(source, target, overwrite=True, **OPTIONS)
 
 
 # ---- bad input -------------------------------------------------------------------------------

@@ -214,8 +214,20 @@ def test_labels_of_an_ome_zarr_image_lie_in_its_group_of_labels(tmp_path):
     assert open_volume(path, "labels/neurons", kind="labels") == labels
     several = make_image(tmp_path / "more.zarr")
     add_labels(several, "neurons", "mitochondria")
-    with pytest.raises(ValueError, match=r"holds labels/mitochondria \(4.*labels/neurons \(4"):
+    message = r"holds no labels.*0 \(4.*labels/mitochondria \(4.*labels/neurons \(4.*zarr::DATASET"
+    with pytest.raises(FileNotFoundError, match=message):
         open_volume(several, kind="labels")
+
+
+def test_an_image_is_labels_if_it_says_so_or_has_ids_or_is_named(tmp_path):
+    grey = make_image(tmp_path / "grey.zarr", RAW.astype(np.uint16))
+    with pytest.raises(FileNotFoundError, match=r"grey\.zarr holds no labels.* but 0 \(4, 6, 8\)"):
+        open_volume(grey, kind="labels")
+    assert open_volume(grey, "0", kind="labels").dtype == np.uint16
+    assert open_volume(make_image(tmp_path / "ids.zarr", IDS), kind="labels").dtype == np.uint64
+    group = zarr.open_group(grey, mode="r+")
+    group.attrs["ome"] = {**group.attrs["ome"], "image-label": {}}
+    assert open_volume(grey, kind="labels").dtype == np.uint16
 
 
 def test_deep_groups_are_listed_and_reached(tmp_path):
