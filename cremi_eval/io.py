@@ -1,6 +1,9 @@
 """CREMI files, layout 0.2, after cremi_python's `CremiFile`."""
 
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,7 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from ._publish import PendingFile
+from ._hdf5 import PendingFile
 from ._slabs import read, slabs
 from .annotations import Annotations
 from .grid import check_same_grid, crop_to
@@ -22,6 +25,7 @@ NEURON_IDS = "/volumes/labels/neuron_ids"
 NEURON_IDS_CONFIDENCE = "/volumes/labels/neuron_ids_confidence"
 CLEFTS = "/volumes/labels/clefts"
 ANNOTATIONS = "/annotations"
+TEXT_OVERHEAD = 64  # bytes beside those of a text that HDF5 may need to store it
 
 
 class MissingDatasetError(KeyError):
@@ -43,8 +47,7 @@ class CremiFile:
     filename : str or Path
         The file.
     mode : {"r", "w", "a"}
-        Read; write a new file; change an existing file in place, or write a new one if there is
-        none.
+        Read; write a new file; change a file, or write a new one if there is none.
     overwrite : bool
         With mode "w": whether a file that exists may be replaced.
 
@@ -61,12 +64,17 @@ class CremiFile:
 
     Notes
     -----
-    Two things differ from cremi_python on purpose, because an interrupted run there destroys an
-    earlier result and leaves half a file. Mode "w" does not replace a file unless told to. And a
-    new file is built under a temporary name beside its place and renamed when it is closed; an
-    exception inside the ``with`` block removes it and leaves an earlier file as it was. A file that
-    is never closed is finished when the object is collected or Python ends; one that would replace
-    an earlier file is then discarded, because the program may have failed half-way.
+    Two things differ from cremi_python on purpose, because an interrupted run, or a full disk,
+    there destroys an earlier result and leaves half a file. Mode "w" does not replace a file unless
+    told to. And what is written goes to a file of a temporary name beside its place, with mode "a"
+    to a copy of the file that is there; it is renamed when it is closed. An exception inside the
+    ``with`` block removes it and leaves an earlier file as it was. So mode "a" needs room for a
+    second copy, and what another program wrote to the file meanwhile is never overwritten: `close`
+    then raises an error.
+
+    A file that is never closed is finished when the object is collected or Python ends, unless a
+    write to it failed; one of mode "w" that would replace an earlier file is then discarded,
+    because the program may have failed half-way.
     """
 
     def __init__(self, filename: str | Path, mode: str, *, overwrite: bool = False) -> None:
@@ -79,18 +87,52 @@ class CremiFile:
         if mode == "w" or (mode == "a" and not self.filename.exists()):
             if not self.filename.parent.is_dir():
                 raise FileNotFoundError(f"cannot write {filename}: its folder does not exist")
-            self._pending = PendingFile(self.filename.resolve(), overwrite)
-            self.h5file = self._pending.h5file
-        else:
-            self.h5file = _open(self.filename, "r" if mode == "r" else "r+")
-        if mode != "r":
-            self.h5file.attrs["file_format"] = FILE_FORMAT
+            self._pending = PendingFile(self.filename, overwrite)
+        elif mode == "a":
+            if not os.access(self.filename, os.W_OK):
+                raise PermissionError(f"{filename} must not be written to")
+            with _open(self.filename):  # while it is open, nobody else writes to it
+                self._pending = PendingFile(self.filename, overwrite, copy=True)
+        if self._pending:
+            weakref.finalize(self, self._pending.end)
+        self.h5file = self._pending.h5file if self._pending else _open(self.filename)
+        if self._pending:
+            with self._writing():
+                self.h5file.attrs["file_format"] = FILE_FORMAT
 
     def close(self) -> None:
-        """Close the file; a new file appears under its name now."""
+        """Close the file; what was written appears under its name now.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, for instance because the disk is full, or another program
+            created or changed the file meanwhile; a file that is there then stays as it is.
+        """
         if self._pending:
             self._pending.publish()
         self.h5file.close()
+
+    def reserve(self, size: int) -> None:
+        """Take room from the disk before something is written through ``h5file`` itself.
+
+        On a full disk this raises an error at once; the HDF5 library would do so when it has
+        written most of it, and could then no longer close the file.
+
+        Parameters
+        ----------
+        size : int
+            Bytes that will be added to the file.
+
+        Raises
+        ------
+        OSError
+            If the disk has not enough room.
+        ValueError
+            If the file is open for reading only.
+        """
+        with self._writing():
+            self._pending.reserve(size)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +146,17 @@ class CremiFile:
         if kind is not None and self._pending:
             self._pending.discard()
         self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Note an error that leaves a dataset half written."""
+        if self._pending is None:
+            raise ValueError(f"{self.filename} is open for reading only")
+        try:
+            yield
+        except BaseException as error:
+            self._pending.spoil(error)
+            raise
 
     def has_raw(self) -> bool:
         """Tell whether the file holds a raw volume."""
@@ -262,16 +315,21 @@ class CremiFile:
         if len(data.shape) != 3:
             raise ValueError(f"{ds_name} must have shape (z, y, x), got {tuple(data.shape)}")
         _check_fits(data, dtype, ds_name)
-        dataset = self.h5file.get(ds_name)
-        if dataset is None or dataset.shape != data.shape or dataset.dtype != dtype:
-            if dataset is not None:
-                del self.h5file[ds_name]
-            dataset = self.h5file.create_dataset(ds_name, data.shape, dtype, compression="gzip")
-        for slab in slabs(data, dataset):
-            dataset[slab] = read(data, slab).astype(dtype, copy=False)
-        _set_attribute(dataset, "resolution", np.array(volume.resolution, np.float64))
-        _set_attribute(dataset, "offset", _nonzero(volume.offset))
-        _set_attribute(dataset, "comment", None if volume.comment is None else str(volume.comment))
+        with self._writing():
+            dataset = self.h5file.get(ds_name)
+            if dataset is None or dataset.shape != data.shape or dataset.dtype != dtype:
+                if dataset is not None:
+                    del self.h5file[ds_name]
+                dataset = self.h5file.create_dataset(ds_name, data.shape, dtype, compression="gzip")
+            for slab in slabs(data, dataset):
+                values = read(data, slab).astype(dtype, copy=False)
+                self._pending.reserve(values.nbytes)
+                dataset[slab] = values
+                dataset.flush()
+            comment = None if volume.comment is None else str(volume.comment)
+            _set_attribute(dataset, "resolution", np.array(volume.resolution, np.float64))
+            _set_attribute(dataset, "offset", _nonzero(volume.offset))
+            _set_attribute(dataset, "comment", comment)
 
     def write_annotations(self, annotations: Annotations) -> None:
         """Write annotations, comments and partners in place of those that are there.
@@ -287,26 +345,33 @@ class CremiFile:
         locations = np.array(annotations.locations(), np.float64)
         targets = np.array(list(annotations.comments), np.uint64)
         partners = np.array(annotations.pre_post_partners, np.uint64)
-        text = h5py.string_dtype()
-
-        if ANNOTATIONS in self.h5file:
-            for name in ("ids", "types", "locations", "comments", "presynaptic_site"):
-                self.h5file[ANNOTATIONS].pop(name, None)
-            if not len(ids) and not len(self.h5file[ANNOTATIONS]):
-                del self.h5file[ANNOTATIONS]
-        if not len(ids):
-            return
-        group = self.h5file.require_group(ANNOTATIONS)
-        _set_attribute(group, "offset", _nonzero(annotations.offset))
-        group.create_dataset("ids", data=ids)
-        group.create_dataset("types", data=annotations.types(), dtype=text, compression="gzip")
-        group.create_dataset("locations", data=locations)
-        if len(targets):
-            comments = list(annotations.comments.values())
-            group.create_dataset("comments/target_ids", data=targets)
-            group.create_dataset("comments/comments", data=comments, dtype=text)
-        if len(partners):
-            group.create_dataset("presynaptic_site/partners", data=partners)
+        texts = [*annotations.types(), *annotations.comments.values()]
+        text_type = h5py.string_dtype()
+        with self._writing():
+            self._pending.reserve(
+                sum(array.nbytes for array in (ids, locations, targets, partners))
+                + sum(len(text.encode()) + TEXT_OVERHEAD for text in texts)
+            )
+            if ANNOTATIONS in self.h5file:
+                for name in ("ids", "types", "locations", "comments", "presynaptic_site"):
+                    self.h5file[ANNOTATIONS].pop(name, None)
+                if not len(ids) and not len(self.h5file[ANNOTATIONS]):
+                    del self.h5file[ANNOTATIONS]
+            if not len(ids):
+                return
+            group = self.h5file.require_group(ANNOTATIONS)
+            _set_attribute(group, "offset", _nonzero(annotations.offset))
+            group.create_dataset("ids", data=ids)
+            group.create_dataset(
+                "types", data=annotations.types(), dtype=text_type, compression="gzip"
+            )
+            group.create_dataset("locations", data=locations)
+            if len(targets):
+                comments = list(annotations.comments.values())
+                group.create_dataset("comments/target_ids", data=targets)
+                group.create_dataset("comments/comments", data=comments, dtype=text_type)
+            if len(partners):
+                group.create_dataset("presynaptic_site/partners", data=partners)
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if not self.h5file:
@@ -343,16 +408,16 @@ def read_raw_and_labels(filename: str | Path) -> tuple[Volume, Volume]:
         return crop_to(raw, labels, names).load(), labels.load()
 
 
-def _open(path: Path, mode: str) -> h5py.File:
-    """Open an existing file and say in one line why that fails."""
+def _open(path: Path) -> h5py.File:
+    """Open an existing file for reading and say in one line why that fails."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a CREMI file")
     try:
-        return h5py.File(path, mode)
+        return h5py.File(path, "r")
     except PermissionError as error:
-        raise PermissionError(f"{path} cannot be opened with mode {mode!r}") from error
+        raise PermissionError(f"{path} must not be read") from error
     except OSError as error:
         if "truncated" in str(error):
             raise OSError(f"{path} is truncated: copy or download it again") from error

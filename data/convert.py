@@ -24,6 +24,7 @@ from skimage.io import imread
 from skimage.measure import label as connected_components
 
 from cremi_eval import CremiFile, Volume
+from cremi_eval.atomic import signals_raise
 from malis.inference.grey_values import resolve_range, to_bytes
 
 TIFF = (".tif", ".tiff")
@@ -250,9 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     options = parser.parse_args(arguments)
     try:
-        convert(**vars(options))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        with signals_raise():
+            convert(**vars(options))
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 1
     print(options.output)
     return 0

@@ -8,13 +8,22 @@ are never touched.
 """
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import pooch
 import requests
 from tqdm import tqdm
+
+from cremi_eval.atomic import Terminated, atomic_write, signals_raise
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None
 
 BASE_URL = "https://cremi.org/static/data"
 TRAINING, TEST = ("A", "B", "C"), ("A+", "B+", "C+")
@@ -100,7 +109,8 @@ def fetch(
             path=path.parent,
             downloader=_Resuming(path.with_name(f"{path.name}.part"), needed),
         )
-        _checksum_file(path).write_text(f"{pooch.file_hash(str(path))}  {path.name}\n")
+        with atomic_write(_checksum_file(path)) as temporary:
+            temporary.write_text(f"{pooch.file_hash(str(path))}  {path.name}\n")
     except DownloadError:
         raise
     except ValueError as error:  # pooch: the checksum differs
@@ -120,6 +130,11 @@ class _Resuming:
         self.needed = needed
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        with _alone(self.part):
+            self._fetch(url)
+            self.part.replace(output_file)
+
+    def _fetch(self, url: str) -> None:
         name = url.rsplit("/", 1)[-1]
         try:
             _transfer(url, self.part)
@@ -139,7 +154,24 @@ class _Resuming:
         if problem:
             self.part.unlink()
             raise DownloadError(f"{url}: what the server sent {problem}")
-        self.part.replace(output_file)
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keep others from fetching the same file at the same time."""
+    try:
+        with part.open("ab") as file:
+            if fcntl:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise DownloadError(f"{part} is being written by another download") from None
+                except OSError:  # a file system without locks
+                    pass
+            yield
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
 
 
 _AGAIN = "run the same command again to go on from there"
@@ -213,11 +245,15 @@ def main(arguments: list[str] | None = None) -> int:
     for sample in options.samples:
         there = (options.directory / file_name(sample, padded=options.padded)).exists()
         try:
-            path = fetch(sample, options.directory, padded=options.padded, base_url=options.url)
+            with signals_raise():
+                path = fetch(sample, options.directory, padded=options.padded, base_url=options.url)
         except DownloadError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
+        except Terminated as signal:
+            print(f"\n{signal}; {_AGAIN}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print(f"\ninterrupted; {_AGAIN}", file=sys.stderr)
             return 130

@@ -26,6 +26,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import typst
 
+from cremi_eval.atomic import atomic_write
 from report import diagrams, figures, gain_figures, pages
 from report.canvas import save_vector
 from report.configurations import DATA
@@ -118,7 +119,7 @@ def compile_documents(folder: Path, target: Path, date: str) -> list[Path]:
     BuildError
         If typst fails or warns.
     """
-    made = []
+    made = {}
     for source, name in DOCUMENTS.items():
         compiler = typst.Compiler(folder / source, root=folder, ignore_system_fonts=True)
         try:
@@ -129,10 +130,11 @@ def compile_documents(folder: Path, target: Path, date: str) -> list[Path]:
             raise BuildError(error.diagnostic) from None
         if warnings:
             raise BuildError("\n".join(f"{source}: {warning}" for warning in warnings))
-        part = target / f"{name}.part"
-        part.write_bytes(content)
-        made.append(part)
-    return [part.replace(part.with_suffix("")) for part in made]
+        made[target / name] = content
+    for path, content in made.items():
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+    return list(made)
 
 
 def build(target: Path = ROOT, results: Path = RESULTS, keep: Path | None = None) -> list[Path]:

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from cremi_eval import Volume
+from cremi_eval.atomic import atomic_write
 from cremi_eval.evaluation import NeuronIds
 from data.locate import find_volume
 from malis import pictures
@@ -148,9 +149,8 @@ def save_panel(path: Path, show: Callable[..., None], picture: np.ndarray, *othe
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     plt.close(figure)
-    part = path.with_suffix(".part")
-    image.quantize(GREYS, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
-    part.replace(path)
+    with atomic_write(path) as temporary:
+        image.quantize(GREYS, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
 
 
 def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> Path:
@@ -201,9 +201,9 @@ def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> P
         "pixel_nm": list(volume.resolution[1:]),
         "networks": {method: panels[method] for method in METHODS if method in panels},
     }
-    part = folder / "card.json.part"
-    part.write_text(json.dumps(card, indent=1) + "\n")
-    return part.replace(folder / "card.json")
+    with atomic_write(folder / "card.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n")
+    return folder / "card.json"
 
 
 def read_card(data: str, section: int) -> dict[str, Any]:

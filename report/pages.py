@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from cremi_eval.atomic import atomic_write
 from report.gallery import picture_table
 from report.record import ROOT
 from report.table import fold_rows, length_rows, summary, table
@@ -73,9 +74,8 @@ def update(root: Path = ROOT) -> list[Path]:
         before = page.read_text()
         after = filled(before)
         if after != before:
-            temporary = page.with_suffix(".part")
-            temporary.write_text(after)
-            temporary.replace(page)
+            with atomic_write(page) as temporary:
+                temporary.write_text(after)
             changed.append(page)
     return changed
 

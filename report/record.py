@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from cremi_eval.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "report" / "results"
@@ -96,10 +97,9 @@ def add_rows(rows: dict[str, Sequence[dict[str, Any]]], results: Path = RESULTS)
                 old = pd.read_csv(path, dtype=str, keep_default_na=False)
                 table = pd.concat([old[~old["run"].isin(replaced)], table.astype(object)])
             table = table.sort_values("run", kind="stable")
-            part = path.with_name(f"{name}.part")
             compression = PLAIN if path.suffix == ".gz" else None
-            table.to_csv(part, index=False, lineterminator="\n", compression=compression)
-            part.replace(path)
+            with atomic_write(path) as temporary:
+                table.to_csv(temporary, index=False, lineterminator="\n", compression=compression)
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -172,9 +172,9 @@ def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") ->
     """
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps({"environment": environment(device), **results}, indent=1) + "\n")
-    part.replace(path)
+    text = json.dumps({"environment": environment(device), **results}, indent=1) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
     return path
 
 

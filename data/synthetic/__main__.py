@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from cremi_eval.atomic import signals_raise
 from data.synthetic import make_sample, write_sample
 
 
@@ -25,10 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileExistsError(f"{options.output} exists already; --overwrite replaces it")
         if not options.output.parent.is_dir():
             raise FileNotFoundError(f"the folder {options.output.parent} does not exist")
-        sample = make_sample(options.shape, options.seed, options.resolution)
-        write_sample(options.output, sample, overwrite=options.overwrite)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        with signals_raise():
+            sample = make_sample(options.shape, options.seed, options.resolution)
+            write_sample(options.output, sample, overwrite=options.overwrite)
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 1
     print(
         f"{options.output}: {'x'.join(map(str, sample.raw.shape))}, "

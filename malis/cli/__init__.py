@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from cremi_eval.atomic import Terminated, signals_raise
 from malis.cli import evaluate, predict, segment, train, view
 
 COMMANDS = (train, predict, segment, evaluate, view)
@@ -32,7 +33,7 @@ Volumes are CREMI files (HDF5) or, with the packages of requirements-scale.txt, 
 usual dataset is found by itself; PATH::DATASET names another one. Voxels have their size and place
 in nanometres, (z, y, x).
 
-exit codes: 0 done, 1 an error (one line on stderr), 2 the command is written wrongly
+exit codes: 0 done, 1 an error (one line on stderr), 2 the command is written wrongly, 130 Ctrl-C
 """
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 after an error, which one line on stderr describes; 130 if interrupted.
+        0, or 1 after an error or SIGTERM, which one line on stderr describes; 130 after Ctrl-C.
 
     Raises
     ------
@@ -55,9 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         With code 2 if the arguments make no command, with 0 after ``--help``.
     """
     options = parser().parse_args(arguments)
+    level = logging.WARNING if getattr(options, "quiet", False) else logging.INFO
     try:
-        with messages(logging.WARNING if getattr(options, "quiet", False) else logging.INFO):
+        with signals_raise(), messages(level):
             options.run(options)
+    except Terminated as signal:
+        print(f"malis {options.command}: {signal}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"malis {options.command}: interrupted", file=sys.stderr)
         return 130

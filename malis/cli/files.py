@@ -87,13 +87,6 @@ def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None
         raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def is_blockwise(options: argparse.Namespace) -> bool:
     """Tell whether blocks are wanted; they are written to Zarr.
 

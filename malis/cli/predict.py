@@ -1,6 +1,7 @@
 """``python -m malis predict``."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
         with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
-            affinities = file.h5file.create_dataset(
-                "affinities", (len(model.offsets), *source.shape), np.float32
-            )
+            shape = len(model.offsets), *source.shape
+            file.reserve(math.prod(shape) * np.dtype(np.float32).itemsize)
+            affinities = file.h5file.create_dataset("affinities", shape, np.float32)
             affinities.attrs["resolution"] = source.resolution
             affinities.attrs["offset"] = source.offset
             affinities.attrs["offsets"] = offsets_in_volume(model.offsets)

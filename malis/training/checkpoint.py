@@ -7,7 +7,6 @@ Files are read with ``weights_only=True``: they can hold tensors and plain conta
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cremi_eval.atomic import atomic_write
 from malis._checks import Offsets, check_offsets
 from unet import UNet, load_weights
 from unet.plain import PlainCNN
@@ -178,28 +178,10 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
     OSError
         If the file cannot be written, for instance because the disk is full.
     """
-    path = Path(path)
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        kept = "the earlier file is kept" if path.exists() else "there is no file"
-        message = f"{path} cannot be written ({error.strerror}); {kept}"
-        raise OSError(error.errno, message) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # so that the new name, too, survives a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read(path: str | Path, kind: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_only_what_both_files_have_is_scored(capsys, tmp_path):
     out = tmp_path / "out.json"
     assert main([b, a, "--json", str(out)]) == 0  # no detected cleft: no distances, none finite
     rows = capsys.readouterr().out
-    assert "precision                                    nan" in rows
+    assert "precision                  nan" in rows
     stored = json.loads(out.read_text())
     assert stored["synaptic_clefts"]["false_positive_distances_nm"] is None
     assert stored["synaptic_clefts"]["false_negative_distances_nm"]["mean"] is None

@@ -156,7 +156,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
     path = tmp_path / "a.hdf"
     file = CremiFile(path, "w")
     path.write_text("mine")
-    with pytest.raises(FileExistsError, match="created by somebody else"):
+    with pytest.raises(FileExistsError, match="created by another program"):
         file.close()
     assert path.read_text() == "mine"
 

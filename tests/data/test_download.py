@@ -228,6 +228,17 @@ def test_full_disk_is_reported_and_resumed(server, tmp_path):
     assert fetch("A", tmp_path, base_url=server.url).read_bytes() == server.files[NAME]
 
 
+def test_two_downloads_of_one_file_do_not_mix(server, tmp_path):
+    content = server.files[NAME] = cremi_bytes(tmp_path)
+    with (
+        download._alone(tmp_path / f"{NAME}.part"),
+        pytest.raises(DownloadError, match=r"part is being written by another download"),
+    ):
+        fetch("A", tmp_path, base_url=server.url)
+    assert names(tmp_path) == []
+    assert fetch("A", tmp_path, base_url=server.url).read_bytes() == content
+
+
 def test_missing_file_and_dead_server_are_told_apart(server, tmp_path, capsys):
     server.files[NAME] = cremi_bytes(tmp_path)
     options = ["--directory", str(tmp_path)]
