@@ -81,10 +81,10 @@ dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation
 
 api: $(VENV)/.installed-dev
-	$(BIN)/python -m report.api
+	$(BIN)/python .ci/api.py
 
 links: $(VENV)/.installed-dev
-	$(BIN)/python -m report.links
+	$(BIN)/python .ci/links.py
 
 lock: $(BIN)/python
 	$(BIN)/python $(PIP) --dry-run --ignore-installed --report $(VENV)/lock.json torch==$(TORCH) --editable ".[dev]"
