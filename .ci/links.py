@@ -32,8 +32,8 @@ if "google.colab" in sys.modules and not Path("malis/pairs.py").exists():
         !git clone --quiet --depth 1 {{REPOSITORY}} malis-segmentation
     %cd malis-segmentation
     # Whatever Colab has stays as it is: its versions are the constraints.
-    !{{sys.executable}} -m pip list --format=freeze > /tmp/present.txt
-    !{{sys.executable}} -m pip install --quiet -c /tmp/present.txt -e ".[train]"
+    !{{sys.executable}} -m pip list --format=freeze > present.txt
+    !{{sys.executable}} -m pip install --quiet -c present.txt -e ".[train]"
 """
 
 BY_HAND = """\

@@ -1,7 +1,7 @@
 """Packages that only an extra of the installation brings, imported where they are needed.
 
-The losses need torch, Higra, NumPy and SciPy. What else a wing needs is imported when it is used,
-and an error names the extra of pyproject.toml that brings it.
+What only some users need is imported when it is used. Where it is missing, the error names the
+extra of pyproject.toml that brings it.
 """
 
 import importlib
@@ -27,14 +27,15 @@ def extra_package(name: str, extra: str) -> ModuleType:
     ModuleNotFoundError
         If the package is not installed; the message says which extra brings it.
     """
+    package = name.partition(".")[0]
     try:
-        return importlib.import_module(name)
+        importlib.import_module(package)
     except ModuleNotFoundError as error:
-        package = name.partition(".")[0]
         if error.name != package:
             raise
         raise ModuleNotFoundError(
             f"this needs {package}, which the extra [{extra}] brings: "
             f'pip install ".[{extra}]" in a clone of the repository',
-            name=name,
+            name=package,
         ) from error
+    return importlib.import_module(name)
