@@ -165,10 +165,10 @@ class TestArchives:
         """Without the repository on the path and without the packages of any extra."""
         with zipfile.ZipFile(archives[0]) as file:
             file.extractall(tmp_path / "site")
-        tests = ("test_affinity", "test_maximin", "test_sampling", "test_loss", "test_windows")
-        helpers = ("malis/conftest.py", "helpers/brute_force.py")
-        for name in (*helpers, *(f"malis/{test}.py" for test in tests)):
-            (tmp_path / Path(name).name).write_bytes((ROOT / "tests" / name).read_bytes())
+        tests = ("test_affinity", "test_maximin", "test_sampling", "test_loss", "test_composite")
+        tested = [ROOT / "tests" / "malis" / f"{name}.py" for name in ("conftest", *tests)]
+        for path in (*tested, *(ROOT / "tests" / "helpers").glob("*.py")):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
         extras = {"matplotlib", "monai", "zarr", "dask", "numba", "ipywidgets"}
         block = f"import sys\nsys.modules.update(dict.fromkeys({sorted(extras)}))\n"
         where = "import malis\nassert malis.__file__.startswith(sys.path[1])\n"
