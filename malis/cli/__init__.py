@@ -29,7 +29,7 @@ a first run, from a network to a picture:
   python -m malis evaluate labels.hdf data/synthetic.hdf
   python -m malis view data/synthetic.hdf labels.hdf data/synthetic.hdf
 
-Volumes are CREMI files (HDF5) or, with the packages of requirements-scale.txt, Zarr folders. The
+Volumes are CREMI files (HDF5) or, with the extra [scale], Zarr folders. The
 usual dataset is found by itself; PATH::DATASET names another one. Voxels have their size and place
 in nanometres, (z, y, x).
 

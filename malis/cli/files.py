@@ -152,7 +152,7 @@ def add_block_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "volumes larger than memory (OUT ends in .zarr)",
         "Blocks are computed by the workers of a Dask cluster. The same command goes on after\n"
-        "an interruption. Needs requirements-scale.txt.",
+        "an interruption. Needs the extra [scale].",
     )
     group.add_argument(
         "--block",

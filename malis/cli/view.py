@@ -13,7 +13,7 @@ look at raw data, labels and affinities in Neuroglancer
 
 RAW, SEG and TRUTH are CREMI files or Zarr folders; they may be one file. A page opens in the
 browser and is served until Ctrl-C. Everything stands in its place in nanometres; what is compared
-stands side by side over the raw data. Needs requirements-scale.txt.
+stands side by side over the raw data. Needs the extra [scale].
 
 The server listens on this machine only. For a remote one, tunnel a fixed port
 (ssh -L 8080:localhost:8080 HOST, then --port 8080), or --bind an address that others reach: then

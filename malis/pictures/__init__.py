@@ -6,6 +6,10 @@ would hide the tissue, objects are drawn as borders. Kinds are told apart by lig
 well as by hue, so that prints in grey and colour-blind readers lose nothing.
 """
 
+from malis._extras import extra_package
+
+extra_package("matplotlib", "notebooks")  # told before the imports below fail
+
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -12,7 +12,7 @@
 
 What comes out is what `malis.inference.predict` and `malis.segment` make of the volume in one
 piece, as far as halos reach. Zarr stores, Dask distributes; both come with
-``requirements-scale.txt``.
+the extra ``scale``.
 
     volumes     files opened: datasets, hdf5_files, zarr_folders, placement
     ome_zarr    images created

@@ -1,22 +1,10 @@
-"""Packages that only volumes larger than memory need."""
+"""The packages of the extra ``scale``, imported where they are used."""
 
-import importlib
 from types import ModuleType
+
+from malis._extras import extra_package
 
 
 def scale_package(name: str) -> ModuleType:
-    """Import a package of ``requirements-scale.txt``.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.split(".", maxsplit=1)[0]:
-            raise
-        raise ModuleNotFoundError(
-            f"this needs the package {name}: pip install -r requirements-scale.txt", name=name
-        ) from error
+    """Import a package of the extra ``scale``; see `malis._extras.extra_package`."""
+    return extra_package(name, "scale")

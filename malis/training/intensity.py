@@ -4,7 +4,9 @@
 import.
 """
 
-from monai import transforms
+from malis._extras import extra_package
+
+transforms = extra_package("monai.transforms", "train")
 
 
 class GreyValueChanges(transforms.Compose):

@@ -155,7 +155,7 @@ class TestPredict:
         assert np.abs(found - affinities)[:, :, 1:, 1:].max() > 1e-3
 
     def test_blocks(self, folder, affinities):
-        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        pytest.importorskip("dask", reason="needs the extra scale")
         command = ["predict", "sample.hdf", "out.zarr", "--checkpoint", "net.model", "--quiet"]
         assert main([*command, "--block", "2", "24", "24", "--workers", "0"]) == 0
         found = open_part("out.zarr", "affinities")
@@ -201,7 +201,7 @@ class TestSegment:
         np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
 
     def test_block_by_block(self, folder, capsys):
-        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        pytest.importorskip("dask", reason="needs the extra scale")
         rest = ["--checkpoint", "net.model", "--quiet"]
         main(["segment", "sample.hdf", "out.hdf", *rest])
         blocks = [*rest, "--block", "3", "24", "24", "--workers", "0"]
@@ -217,7 +217,7 @@ class TestSegment:
         np.testing.assert_array_equal(*labels)
 
     def test_two_workers(self, folder):
-        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        pytest.importorskip("dask", reason="needs the extra scale")
         command = ["segment", "sample.hdf", "out.zarr", "--checkpoint", "net.model", "--quiet"]
         limits = ["--workers", "2", "--memory-per-worker", "4GB"]
         assert main([*command, "--block", "3", "24", "24", *limits]) == 0
@@ -435,8 +435,8 @@ class TestBadInput:
         ],
     )
     def test_is_refused_at_scale(self, capsys, command, words):
-        pytest.importorskip("dask", reason="needs requirements-scale.txt")
-        pytest.importorskip("neuroglancer", reason="needs requirements-scale.txt")
+        pytest.importorskip("dask", reason="needs the extra scale")
+        pytest.importorskip("neuroglancer", reason="needs the extra scale")
         if "in.zarr" in command:
             predict_zarr = "predict sample.hdf in.zarr --checkpoint net.model --workers 0 --quiet"
             assert main(predict_zarr.split()) == 0
@@ -444,7 +444,7 @@ class TestBadInput:
         self.refused(capsys, command, words)
 
     def test_a_finished_zarr(self, capsys):
-        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        pytest.importorskip("dask", reason="needs the extra scale")
         command = "segment sample.hdf out.zarr --checkpoint net.model --workers 0 --quiet"
         assert main(command.split()) == 0
         capsys.readouterr()
@@ -461,7 +461,7 @@ class TestBadInput:
 
 
 def test_view_prints_the_link_and_serves_until_interrupted(folder, monkeypatch, capsys):
-    neuroglancer = pytest.importorskip("neuroglancer", reason="needs requirements-scale.txt")
+    neuroglancer = pytest.importorskip("neuroglancer", reason="needs the extra scale")
     opened = []
 
     def interrupted():

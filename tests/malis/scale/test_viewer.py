@@ -14,8 +14,8 @@ from cremi_eval.io import CremiFile
 from malis.scale import viewer as view
 from malis.scale.volumes import create_ome_zarr, open_volume
 
-neuroglancer = pytest.importorskip("neuroglancer", reason="needs requirements-scale.txt")
-zarr = pytest.importorskip("zarr", reason="needs requirements-scale.txt")
+neuroglancer = pytest.importorskip("neuroglancer", reason="needs the extra scale")
+zarr = pytest.importorskip("zarr", reason="needs the extra scale")
 
 SHAPE, RESOLUTION, OFFSET = (8, 32, 48), (40.0, 4.0, 4.0), (400.0, 800.0, 1200.0)
 

@@ -89,7 +89,7 @@ def test_perfect_affinities_of_real_labels(name, sections, ignored):
     with h5py.File(path) as file:
         labels = file["volumes/labels/neuron_ids"][sections].astype(np.int64)
     perfect = affinities_from_labels(labels + (ignored is None), OFFSETS[3]).astype(np.float32)
-    truth = connected_components(perfect, OFFSETS[3], 0.5)
+    truth = connected_components(perfect, OFFSETS[3], 0.5).astype(np.int64)
     # Objects of one voxel touch nothing, like membranes (label 0), which consist of such voxels.
     truth[(np.bincount(truth.ravel()) == 1)[truth]] = 0
     hierarchy = agglomerate(perfect, OFFSETS[3], fragments(perfect, OFFSETS[3]))
