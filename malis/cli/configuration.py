@@ -18,6 +18,7 @@ from malis.composite import SumLoss, WindowLoss
 from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss
 from malis.training.checkpoint import NETWORKS
+from malis.training.settings import CosineDecay
 
 LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.
@@ -62,18 +63,6 @@ class Training:
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 500
-
-
-@dataclass(frozen=True)
-class CosineDecay:
-    """A learning rate that falls from its peak to 0 along half a cosine."""
-
-    peak: float
-    steps: int
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 1."""
-        return self.peak * (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from malis.cli.example import EXAMPLE
 from malis.scale.volumes import in_trained_range
 from malis.training import distributed
 from malis.training.augmentation import Augmentation
-from malis.training.checkpoint import architecture, load_model, save_model
+from malis.training.checkpoint import load_model, save_model
 from malis.training.dataset import (
     LabelledVolume,
     PatchDataset,
@@ -26,6 +26,7 @@ from malis.training.dataset import (
     labelled_volume,
     split_sections,
 )
+from malis.training.description import architecture
 from malis.training.loop import train
 from malis.training.validation import validation_scores
 

@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from malis._checks import Offsets, check_offsets
+from malis.training.description import architecture, unwrapped
 from unet import UNet, load_weights
 from unet.plain import PlainCNN
 
-CHECKPOINT, MODEL = "malis checkpoint 1", "malis model 1"
+CHECKPOINT, MODEL = "malis checkpoint 2", "malis model 1"
+EARLIER = ("malis checkpoint 1",)  # these cannot be continued any more
 NETWORKS = (UNet, PlainCNN)
 RENAMED = {"PlainCNN": {"n_affinities": "out_channels"}}  # arguments in files of version 0.1
 
@@ -58,7 +61,7 @@ def save_model(
     path : str or Path
         Where to; a file that is there is replaced.
     network : UNet, PlainCNN or another nn.Module
-        The network.
+        The network; of one that was compiled or made data-parallel, what is inside is saved.
     arguments : mapping
         What it was built with: ``type(network)(**arguments)`` must give the same architecture.
     offsets : (C, ndim) integers
@@ -78,6 +81,7 @@ def save_model(
     OSError
         If the file cannot be written; an earlier one is then left as it was.
     """
+    network = unwrapped(network)
     rebuilt = type(network)(**arguments)
     if architecture(rebuilt) != architecture(network):
         raise ValueError(f"{type(network).__name__}(**{dict(arguments)}) is another architecture")
@@ -157,12 +161,6 @@ def validated_threshold(
     return float(chosen.get("threshold", 0.5))
 
 
-def architecture(network: nn.Module) -> str:
-    """Write down the layers of a network; equal texts mean that weights can be exchanged."""
-    # Pooling has no weights and is not printed with the U-Net's layers, but is in its geometry.
-    return f"{network!r} {getattr(network, 'geometry', '')}"
-
-
 def write(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain containers to a file, completely or not at all.
 
@@ -171,16 +169,25 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
     path : str or Path
         Where to; a file that is there is replaced at the last moment.
     content : mapping
-        With the entry ``kind``, by which `read` knows the file.
+        With the entry ``kind``, by which `read` knows the file. NumPy's numbers become Python's.
 
     Raises
     ------
     OSError
         If the file cannot be written, for instance because the disk is full.
+    TypeError
+        If the content holds what `read` would refuse.
     """
     path = Path(path)
     buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
+    torch.save(_plain(content), buffer)
+    try:
+        torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+    except Exception as error:  # as in `read`
+        raise TypeError(
+            f"{path} would hold more than tensors, numbers, texts and containers of them, and could "
+            "not be read again"
+        ) from error
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
@@ -231,9 +238,25 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path} is damaged, or was not written by malis") from error
     found = content.get("kind") if isinstance(content, dict) else None
+    if found in EARLIER:
+        raise ValueError(
+            f"{path} is a checkpoint of an earlier version, which this one cannot use: begin anew, "
+            "or finish the training with that version"
+        )
     if found != kind:
         raise ValueError(f"{path} should be a {kind!r} file, but is {found or 'something else'!r}")
     return content
+
+
+def _plain(value: Any) -> Any:
+    """Replace NumPy's numbers in nested containers, and keep the rest."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(one) for one in value)
+    return value
 
 
 def _as_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:

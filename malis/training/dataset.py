@@ -9,7 +9,6 @@ neurite together, and then its two parts lie in the patch as two objects: nothin
 joins them, and a loss that asks for pairs of voxels must not ask for that pair.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from cremi_eval.grid import crop_to
 from cremi_eval.io import read_raw_and_labels
 from malis.inference.grey_values import normalise
 from malis.labels import grow_boundary, relabel_components
+from malis.training.description import describe
 
 MAX_REDRAWS = 1000
 BACKGROUND = np.uint64(2**64 - 1)  # CREMI's id of what belongs to no object
@@ -263,8 +263,8 @@ class PatchDataset(Dataset):
                 f"neighbours must be a number of sections for patches (y, x), got {neighbours} "
                 f"for patches of {self.patch_size}"
             )
+        self.volumes = [describe(volume) for volume in volumes]  # by which a checkpoint knows them
         self._names = [f"{volume.name} {volume.raw.shape}" for volume in volumes]
-        self._checksums = [_checksum(volume) for volume in volumes]
         self._labels = [_training_labels(volume.labels) for volume in volumes]
         self._raw = [np.pad(volume.raw, self._context(), mode="reflect") for volume in volumes]
         sizes = np.array([volume.raw.size for volume in volumes], float)
@@ -291,17 +291,6 @@ class PatchDataset(Dataset):
             f"objects (volumes: {', '.join(self._names)}): take larger patches or denser labels"
         )
 
-    def __repr__(self) -> str:
-        # A checkpoint knows its data by this, so what is off is not named.
-        boundary = f"boundary={self.boundary}, " if np.any(self.boundary) else ""
-        neighbours = f"neighbours={self.neighbours}, " if self.neighbours else ""
-        volumes = map(" ".join, zip(self._names, self._checksums, strict=True))
-        return (
-            f"PatchDataset({', '.join(volumes)}, patch_size={self.patch_size}, "
-            f"output_size={self.output_size}, augment={self.augment}, {boundary}{neighbours}"
-            f"seed={self.seed}, length={self.length})"
-        )
-
     def _context(self) -> list[tuple[int, int]]:
         """Return by how much raw patches reach beyond their labels, as padding of a volume."""
         sizes = zip(self.patch_size, self.output_size, strict=True)
@@ -325,15 +314,6 @@ class PatchDataset(Dataset):
         raw = normalise(self._raw[chosen][_box(corner, outer)])
         raw = torch.from_numpy(raw.reshape(-1, *outer[flat:]))
         return raw, torch.from_numpy(labels.reshape(inner[flat:]).copy())
-
-
-def _checksum(volume: LabelledVolume) -> str:
-    """Tell volumes of one name and shape apart."""
-    value = 0
-    for array in (volume.raw, volume.labels):
-        for section in array:
-            value = zlib.crc32(np.ascontiguousarray(section), value)
-    return f"{value:08x}"
 
 
 def _training_labels(labels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.ndimage import binary_erosion
 from torch.utils.data import DataLoader
 
 from malis.labels import grow_boundary
+from malis.training import describe
 from malis.training.augmentation import Augmentation
 from malis.training.dataset import (
     LabelledVolume,
@@ -332,9 +333,9 @@ class TestPatches:
         other = LabelledVolume(volume.raw.copy(), volume.labels, volume.resolution, volume.name)
         other.raw[0, 0, 0] ^= 1
         parts = [volume.sections(part) for part in (range(3), range(3, 6), range(0, 6, 2))]
-        names = [repr(PatchDataset(one, (48, 48))) for one in (volume, other, *parts)]
+        names = [str(describe(PatchDataset(one, (48, 48)))) for one in (volume, other, *parts)]
         assert len(set(names)) == len(names)
-        assert repr(PatchDataset(volume, (48, 48))) == names[0]
+        assert str(describe(PatchDataset(volume, (48, 48)))) == names[0]
 
     def test_redraws_are_bounded(self):
         labels = np.ones((2, 64, 64), np.uint64)
