@@ -54,15 +54,22 @@ class Training:
     augment: bool = True
     boundary: int = 0
     neighbours: int = 0
+    depth: int = 1
     batch_size: int = 4
     steps: int = 1500
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     max_gradient_norm: float = math.inf
     precision: str = "float32"
+    channels_last: bool = False
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 500
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the offsets: a 2D network that is trained on slabs predicts affinities in 3D."""
+        return 3 if self.depth > 1 else len(self.patch)
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,8 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
             raise ValueError(f"split.{name} must be [first, one past the last], got {sections}")
 
     network = dict(_table("network", table.get("network", {})))
-    offsets = _offsets(network.pop("offsets", None), len(training.patch))
+    _check_slabs(training)
+    offsets = _offsets(network.pop("offsets", None), training.ndim)
     kind, weights = network.pop("type", "UNet"), network.pop("start", None)
     if weights is not None and not isinstance(weights, str):
         raise ValueError(f"network.start must be the name of a file, got {weights!r}")
@@ -179,19 +187,21 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     _check_keys("network.", network, ["type", "start", "offsets", *_arguments(cls)])
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
     if training.neighbours:
-        arguments["in_channels"] = 1 + 2 * _check_neighbours(training)
+        arguments["in_channels"] = 1 + 2 * training.neighbours
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
     return Configuration(data, split, cls, arguments, weights, offsets, loss, training, dict(table))
 
 
-def _check_neighbours(training: Training) -> int:
-    if training.neighbours < 0 or len(training.patch) != 2:
-        raise ValueError(
-            "training.neighbours must be a number of sections, with training.patch [y, x], got "
-            f"{training.neighbours} and {training.patch}"
-        )
-    return training.neighbours
+def _check_slabs(training: Training) -> None:
+    """Refuse neighbouring sections and slabs where the network is no 2D network."""
+    for name, least in (("neighbours", 0), ("depth", 1)):
+        value = getattr(training, name)
+        if value < least or (value > least and len(training.patch) != 2):
+            raise ValueError(
+                f"training.{name} must be a number of sections, with training.patch [y, x], got "
+                f"{value} and {training.patch}"
+            )
 
 
 def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -200,7 +210,8 @@ def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
     offsets = _build("network", check_offsets, value)
     if offsets.shape[1] != ndim:
         raise ValueError(
-            f"network.offsets must have {ndim} numbers each, as the patch has, got {value}"
+            f"network.offsets must have {ndim} numbers each, one for each axis of a patch or slab, "
+            f"got {value}"
         )
     return tuple(map(tuple, offsets.tolist()))
 

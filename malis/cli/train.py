@@ -14,7 +14,7 @@ from torch import nn
 from cremi_eval import Volume
 from malis.cli import files
 from malis.cli.configuration import Configuration, Data, parse_override, read_configuration
-from malis.cli.example import EXAMPLE
+from malis.cli.example import EXAMPLES
 from malis.scale.volumes import in_trained_range
 from malis.training import distributed
 from malis.training.augmentation import Augmentation
@@ -34,8 +34,8 @@ HELP = """\
 train a network on volumes with ground truth
 
 CONFIG is a TOML file that names volumes, split, network, loss and training; --example prints one
-with a comment on every key. OUT gets the trained network with a card that says how it came about;
-the other commands read it.
+with a comment on every key, --example slabs one for affinities in 3D. OUT gets the trained network
+with a card that says how it came about; the other commands read it.
 
 Beside OUT grow OUT.checkpoint, from which the same command goes on after an interruption with the
 numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard.
@@ -51,7 +51,11 @@ LAST_STEPS = 50
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument(
-        "--example", action=_PrintExample, nargs=0, help="print a configuration and stop"
+        "--example",
+        action=_PrintExample,
+        nargs="?",
+        choices=tuple(EXAMPLES),
+        help="print a configuration and stop",
     )
     parser.add_argument("configuration", metavar="CONFIG", help="TOML file")
     parser.add_argument("output", metavar="OUT", type=Path, help="file for the trained network")
@@ -98,12 +102,15 @@ def _train(
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
     network = _network(configuration)
+    # A slab has one more axis than the network. A margin along z would cost too much: objects
+    # shift from section to section.
+    slab = (settings.depth,) if settings.depth > 1 else ()
     patches = PatchDataset(
         [volume.sections(split.train) for volume, split in zip(volumes, splits, strict=True)],
-        settings.patch,
-        network.output_size(settings.patch),
+        (*slab, *settings.patch),
+        (*slab, *network.output_size(settings.patch)),
         augment=Augmentation() if settings.augment else None,
-        boundary=settings.boundary,
+        boundary=(0, *(settings.boundary,) * 2) if slab else settings.boundary,
         neighbours=settings.neighbours,
         seed=settings.seed,
     )
@@ -128,6 +135,7 @@ def _train(
         learning_rate=configuration.learning_rate,
         max_gradient_norm=settings.max_gradient_norm,
         mixed_precision=settings.precision == "bfloat16",
+        channels_last=settings.channels_last,
         seed=settings.seed,
         device=device,
         checkpoint=checkpoint,
@@ -252,6 +260,12 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 class _PrintExample(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(EXAMPLE, end="")
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        kind: str | None,
+        *_: Any,
+    ) -> None:
+        print(EXAMPLES[kind or "sections"], end="")
         parser.exit()

@@ -185,8 +185,8 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
         torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
     except Exception as error:  # as in `read`
         raise TypeError(
-            f"{path} would hold more than tensors, numbers, texts and containers of them, and could "
-            "not be read again"
+            f"{path} would hold more than tensors, numbers, texts and containers of them, and "
+            "could not be read again"
         ) from error
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from malis.inference.neighbours import as_sections, as_slabs, neighbours_of
 from malis.training import checkpoint as files
 from malis.training import distributed
 from malis.training.batches import load_batches
@@ -81,9 +82,11 @@ def train(
     Parameters
     ----------
     network : nn.Module
-        Maps (B, 1, *patch) to (B, C, *spatial) logits. Its weights are changed, and it ends up on
-        the device. To go on from other weights (cross-entropy first, then MALIS), load them, or
-        train the same network again with another loss and another checkpoint.
+        Maps (B, 1, *patch) to (B, C, *spatial) logits. A 2D network gets slabs section by section,
+        with their neighbours, see `malis.inference.neighbours`; its output in 3D goes to the loss.
+        Its weights are changed, and it ends up on the device. To go on from other weights
+        (cross-entropy first, then MALIS), load them, or train the same network again with another
+        loss and another checkpoint.
     loss : callable
         ``loss(affinities, labels)`` → scalar, see above.
     dataset : Dataset
@@ -367,9 +370,13 @@ class _Training:
         return numbers
 
     def _forward(self, replica: nn.Module, raw: Tensor) -> Tensor:
+        count, network = len(raw), unwrapped(self.network)
+        in_slabs = raw.ndim == 5 and getattr(network, "ndim", 3) == 2
+        if in_slabs:
+            raw = as_sections(raw, neighbours_of(network))
         if self.settings.channels_last:
             raw = raw.contiguous(memory_format=_channels_last(raw.ndim))
-        return replica(raw)
+        return as_slabs(replica(raw), count) if in_slabs else replica(raw)
 
 
 def _channels_last(ndim: int) -> torch.memory_format:

@@ -395,7 +395,7 @@ class TestConfiguration:
             ("network.type=ResNet", "network.type must be one of UNet, PlainCNN, got 'ResNet'"),
             ("network.up_mode=nearest", "[network] up_mode must be"),
             ("network.offsets=[[0, 0]]", "offset 0 is zero"),
-            ("network.offsets=[[-1, 0, 0]]", "offsets must have 2 numbers each, as the patch has"),
+            ("network.offsets=[[-1, 0, 0]]", "offsets must have 2 numbers each, one for each axis"),
             ("network.offsets=3", "[network] offsets must have shape (C, ndim)"),
             ("loss.MalisLoss.weight=-1", "loss.MalisLoss.weight must be a number of at least 0"),
             (
