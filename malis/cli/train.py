@@ -27,7 +27,7 @@ from malis.training.dataset import (
     split_sections,
 )
 from malis.training.description import architecture
-from malis.training.loop import train
+from malis.training.loop import History, train
 from malis.training.validation import validation_scores
 
 HELP = """\
@@ -38,7 +38,8 @@ with a comment on every key, --example slabs one for affinities in 3D. OUT gets 
 with a card that says how it came about; the other commands read it.
 
 Beside OUT grow OUT.checkpoint, from which the same command goes on after an interruption with the
-numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard.
+numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard. Ctrl-C
+and SIGTERM save what was done first; `malis predict` and `malis segment` take OUT.checkpoint, too.
 
 examples:
   python -m malis train --example > train.toml
@@ -123,6 +124,10 @@ def _train(
     def validate(network: nn.Module) -> dict[str, float]:
         return validation_scores(network, validation, offsets, configuration.data.ignore)
 
+    def model(history: History) -> dict[str, Any]:
+        card = _card(configuration, splits, history)
+        return {"arguments": configuration.arguments, "offsets": offsets, "card": card}
+
     if options.restart and distributed.rank() == 0:
         checkpoint.unlink(missing_ok=True)
     distributed.wait()
@@ -144,16 +149,15 @@ def _train(
         validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
+        model=model,
         progress=not options.quiet,
     )
     if distributed.rank() == 0:
-        last = {name: values[-1] for name, values in history.validation.items()}
-        card = _card(configuration, splits, last)
-        save_model(output, network, configuration.arguments, offsets, card)
+        save_model(output, network, **model(history))
         losses = history.training["loss"][-LAST_STEPS:]
         mean = f"loss {np.mean(losses):.4f} over the last {len(losses)}"
         print(f"{output}: {settings.steps} steps, {mean}")
-        if last:
+        if last := _last(history):
             print(
                 f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
                 f"{last['threshold']:.3f}, which `malis segment` will take"
@@ -202,8 +206,13 @@ def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit
     return split
 
 
+def _last(history: History) -> dict[str, float]:
+    """Return the numbers of the last validation, if there was one."""
+    return {name: values[-1] for name, values in history.validation.items()}
+
+
 def _card(
-    configuration: Configuration, splits: Sequence[SectionSplit], last: Mapping[str, float]
+    configuration: Configuration, splits: Sequence[SectionSplit], history: History
 ) -> dict[str, Any]:
     """Write down where a network comes from."""
     names = [Path(path).name for path in configuration.data.volumes]
@@ -214,14 +223,14 @@ def _card(
             for name, split in zip(names, splits, strict=True)
         },
         "loss": repr(configuration.loss),
-        "steps": configuration.training.steps,
+        "steps": len(history.training.get("step", [])),
         "seed": configuration.training.seed,
         # JSON has no infinity, which max_gradient_norm may be.
         "configuration": json.loads(json.dumps(configuration.table), parse_constant=str),
     }
     if configuration.data.range:
         card["grey_range"] = configuration.data.range
-    if last:
+    if last := _last(history):
         card["scores"] = {
             "agglomeration": {
                 "threshold": last["threshold"],

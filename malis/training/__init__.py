@@ -7,6 +7,7 @@ batches        which patches make the batch of a step
 loop           the training loop: where to begin
 settings       what it is told
 description    what a checkpoint knows of its training
+interruption   Ctrl-C and SIGTERM
 checkpoint     files that hold networks
 validation     how well a network segments what it was not trained on
 distributed    several processes

@@ -82,7 +82,25 @@ def save_model(
         If the file cannot be written; an earlier one is then left as it was.
     """
     network = unwrapped(network)
-    rebuilt = type(network)(**arguments)
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    content = {
+        "kind": MODEL,
+        **header(network, arguments, offsets, card),
+        "state": {name: _halve(name, value) for name, value in state.items()} if half else state,
+    }
+    write(path, content)
+
+
+def header(
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    offsets: Offsets,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a file holds of a network besides its weights; see `save_model`."""
+    network = unwrapped(network)
+    with torch.random.fork_rng([]):
+        rebuilt = type(network)(**arguments)
     if architecture(rebuilt) != architecture(network):
         raise ValueError(f"{type(network).__name__}(**{dict(arguments)}) is another architecture")
     offsets = check_offsets(offsets).tolist()
@@ -90,25 +108,22 @@ def save_model(
         raise ValueError(
             f"{len(offsets)} offsets for a network with {network.out_channels} outputs"
         )
-    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    content = {
-        "kind": MODEL,
+    return {
         "network": type(network).__name__,
         "arguments": _as_json(arguments, "arguments"),
         "offsets": offsets,
         "card": _as_json(card or {}, "card"),
-        "state": {name: _halve(name, value) for name, value in state.items()} if half else state,
     }
-    write(path, content)
 
 
 def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS) -> Model:
-    """Read a network that `save_model` wrote.
+    """Read a network that `save_model` wrote, or that a checkpoint holds.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        A model, or the checkpoint of a training that was told how its network is built: all those
+        of ``python -m malis train``, and of `malis.training.train` with ``model=...``.
     networks : sequence of nn.Module classes
         The classes that may be built; a file names its class but cannot bring one along.
 
@@ -124,7 +139,14 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
     ValueError
         If it is damaged, no model, or of a class that is not among `networks`.
     """
-    content = read(path, MODEL)
+    content = read(path, MODEL, CHECKPOINT)
+    if content["kind"] == CHECKPOINT:
+        if not content["model"]:
+            raise ValueError(
+                f"{path} is a checkpoint that does not say how its network is built: it can only "
+                "be continued, unless malis.training.train gets model=..."
+            )
+        content = {**content["model"], "state": content["network"]}
     known = {network.__name__: network for network in networks}
     if content["network"] not in known:
         raise ValueError(f"{path} holds a {content['network']}, known are {', '.join(known)}")
@@ -209,15 +231,15 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
             os.close(folder)
 
 
-def read(path: str | Path, kind: str) -> dict[str, Any]:
+def read(path: str | Path, *kinds: str) -> dict[str, Any]:
     """Read a file that `write` wrote, tensors onto the CPU.
 
     Parameters
     ----------
     path : str or Path
         The file.
-    kind : str
-        What it must be.
+    *kinds : str
+        What it may be.
 
     Returns
     -------
@@ -243,8 +265,9 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
             f"{path} is a checkpoint of an earlier version, which this one cannot use: begin anew, "
             "or finish the training with that version"
         )
-    if found != kind:
-        raise ValueError(f"{path} should be a {kind!r} file, but is {found or 'something else'!r}")
+    if found not in kinds:
+        wanted = " or ".join(map(repr, kinds))
+        raise ValueError(f"{path} should be a {wanted} file, but is {found or 'something else'!r}")
     return content
 
 

@@ -38,6 +38,7 @@ from malis.training.description import (
     known_by_name,
     unwrapped,
 )
+from malis.training.interruption import Interruptions
 from malis.training.settings import DECISIVE, Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -75,6 +76,7 @@ def train(
     *,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
+    model: Callable[[History], Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> History:
     """Train a network, or go on with a training that was interrupted.
@@ -97,6 +99,10 @@ def train(
     log : callable, optional
         ``log(step, numbers)`` is called after every step, and again with the numbers of a
         validation under ``validation/<name>``.
+    model : callable, optional
+        ``model(history)`` → a dict of ``arguments``, ``offsets`` and ``card``, as
+        `malis.training.save_model` takes them. With them in the checkpoint, `load_model` reads the
+        network of a training that has not ended.
     **settings
         The fields of `malis.training.Settings`: ``steps``, which must be given, ``batch_size``,
         ``learning_rate``, ``device``, ``checkpoint`` and others.
@@ -136,13 +142,15 @@ def train(
     another one of that name is taken for the same; a warning is logged where that is so.
 
     A checkpoint that is due together with a validation is written before it, and again with its
-    numbers: an error in `validate` costs no training.
+    numbers: an error in `validate` costs no training. Ctrl-C and SIGTERM end a training after the
+    step that is under way, with a checkpoint of it; then they do what they always do, see
+    `malis.training.interruption`.
 
     In the process group of `malis.training.distributed` every process trains on its share of each
     batch, and the first one alone validates, logs, and writes the checkpoint, which all of them
     must be able to read. The history holds the means of all processes, and the seconds of each.
     """
-    training = _Training(network, loss, dataset, Settings(**settings), validate, log)
+    training = _Training(network, loss, dataset, Settings(**settings), validate, log, model)
     training.restore()
     training.run()
     return training.history
@@ -164,8 +172,9 @@ class _Training:
         settings: Settings,
         validate: Callable[[nn.Module], Mapping[str, float]] | None,
         log: Callable[[int, Mapping[str, float]], None] | None,
+        model: Callable[[History], Mapping[str, Any]] | None,
     ) -> None:
-        self.settings, self.validate, self.log = settings, validate, log
+        self.settings, self.validate, self.log, self.model = settings, validate, log, model
         self.device = torch.device(settings.device or choose_device())
         self.first = distributed.rank() == 0
         self.share = distributed.share(settings.batch_size)
@@ -176,12 +185,13 @@ class _Training:
         self.updates = settings.optimiser(network.parameters(), lr=base)
         self.ratios = [group["lr"] / base for group in self.updates.param_groups]
         self.path = None if settings.checkpoint is None else Path(settings.checkpoint)
-        self.step, self.history = 0, History()
+        self.step, self.saved, self.history = 0, 0, History()
 
     def restore(self) -> None:
         """Load the checkpoint, if there is one, and it is one of this very training."""
         path, settings = self.path, self.settings
         if path is not None:
+            self._header()  # or complain now
             self.configuration = self._describe()
             if path.exists() and not settings.resume:
                 raise FileExistsError(
@@ -211,21 +221,38 @@ class _Training:
         bar = tqdm(
             total=settings.steps, initial=self.step, disable=hidden, unit="step", desc="training"
         )
-        with _reproducible(self.device), bar:
-            self.network.train()
-            if self._validation_is_missing():
-                self.score()
-                self.save()
-            clock = _Clock(self.device)
-            for step, raw, labels in batches:
-                clock.lap("data")
-                self._advance(step, replica, raw, labels, clock)
-                bar.update()
-                recent = np.mean(self.history.training["loss"][-50:])
-                bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
-                self._keep()
-                clock.restart()
+        with _reproducible(self.device), bar, Interruptions() as signals:
+            try:
+                self._do_steps(replica, batches, signals, bar)
+            except BaseException as error:
+                if signals.came or isinstance(error, KeyboardInterrupt | SystemExit):
+                    bar.close()
+                    with signals.held():
+                        self._keep_unfinished()
+                raise
         distributed.wait()
+
+    def _do_steps(
+        self,
+        replica: nn.Module,
+        batches: Iterator[tuple[int, Tensor, Tensor]],
+        signals: Interruptions,
+        bar: tqdm,
+    ) -> None:
+        self.network.train()
+        if self._validation_is_missing():
+            self.score()
+            self.save()
+        clock = _Clock(self.device)
+        for step, raw, labels in batches:
+            clock.lap("data")
+            with signals.held():
+                self._advance(step, replica, raw, labels, clock)
+            bar.update()
+            recent = np.mean(self.history.training["loss"][-50:])
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+            self._keep()
+            clock.restart()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -236,8 +263,19 @@ class _Training:
             "network": unwrapped(self.network).state_dict(),
             "optimiser": self.updates.state_dict(),
             "history": self.history.to_dict(),
+            "model": self._header(),
         }
         files.write(self.path, content)
+        self.saved = self.step
+
+    def _header(self) -> dict[str, Any] | None:
+        return self.model and files.header(self.network, **self.model(self.history))
+
+    def _keep_unfinished(self) -> None:
+        if self.path is not None and self.first and self.step:
+            if self.step > self.saved:
+                self.save()
+            logger.info("%s keeps the %d steps that were done", self.path, self.step)
 
     def score(self) -> None:
         """Validate, and keep the numbers."""
@@ -304,7 +342,8 @@ class _Training:
             )
         unwrapped(self.network).load_state_dict(content["network"])
         self.updates.load_state_dict(content["optimiser"])
-        self.step, self.history = content["step"], History(**content["history"])
+        self.step = self.saved = content["step"]
+        self.history = History(**content["history"])
 
     def _advance(
         self, step: int, replica: nn.Module, raw: Tensor, labels: Tensor, clock: "_Clock"

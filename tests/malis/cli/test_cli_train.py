@@ -1,8 +1,10 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import types
 from dataclasses import asdict
@@ -226,9 +228,35 @@ class TestTraining:
         assert not Path("parts.model").exists()
         assert read(Path("parts.model.checkpoint"), CHECKPOINT)["step"] == 4
         monkeypatch.setattr(PatchDataset, "__getitem__", loaded)
+        unfinished = load_model("parts.model.checkpoint")
+        assert unfinished.card["steps"] == 4
+        assert "threshold" in unfinished.card["scores"]["agglomeration"]
+        network = ["--checkpoint", "parts.model.checkpoint", "--quiet"]
+        assert main(["predict", "sample.hdf", "affinities.hdf", *network]) == 0
+        assert main(["segment", "sample.hdf", "labels.hdf", *network]) == 0
         assert run("parts.model") == 0
         assert_same(weights("parts.model.checkpoint"), weights("whole.model.checkpoint"))
         assert load_model("parts.model").card == load_model("whole.model").card
+
+    def test_sigterm_saves_what_was_done(self, folder):
+        command = [sys.executable, "-m", "malis", "train", "train.toml", "net.model"]
+        options = ["--device", "cpu", "--set", "training.steps=100000"]
+        process = subprocess.Popen(
+            [*command, *options], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            while not Path("net.model.checkpoint").exists():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode not in (0, -signal.SIGTERM)
+        step = read("net.model.checkpoint", CHECKPOINT)["step"]
+        assert f"net.model.checkpoint keeps the {step} steps that were done" in said
+        assert load_model("net.model.checkpoint").card["steps"] == step
 
     def test_restart_and_overwrite(self, folder, capsys):
         assert run("net.model", "--set", "training.steps=2") == 0

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from malis import AffinityCrossEntropy, MalisLoss, MaximinLoss, SumLoss, nearest
 from malis.training import CosineDecay, History, choose_device, train
 from malis.training.augmentation import Augmentation
 from malis.training.batches import batch_indices, load_batches
-from malis.training.checkpoint import CHECKPOINT, read
+from malis.training.checkpoint import CHECKPOINT, load_model, read
 from malis.training.dataset import LabelledVolume, PatchDataset
 from unet import UNet
 
@@ -409,6 +410,145 @@ class TestRepeating:
         assert history.training["step"] == list(range(1, reached + 4))
         leftovers = {file.name for file in tmp_path.iterdir()} - {"a.pt", ".a.pt.part"}
         assert not leftovers
+
+
+class Ending(AffinityCrossEntropy):
+    """A loss in whose third step a signal comes."""
+
+    def __init__(self, number, times=1):
+        super().__init__(OFFSETS)
+        self._left, self._number, self._times = 3, number, times
+
+    def forward(self, affinities, labels):
+        self._left -= 1
+        for _ in range(self._times if self._left == 0 else 0):
+            os.kill(os.getpid(), self._number)
+        return super().forward(affinities, labels)
+
+
+class TestSignals:
+    SETTINGS = {"steps": 6, "checkpoint_every": 100} | QUIET
+
+    def ends(self, error, loss, path, **settings):
+        before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        with pytest.raises(error) as caught:
+            train(network(), loss, patches(), checkpoint=path, **self.SETTINGS, **settings)
+        assert before == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+        return caught.value
+
+    def continues(self, path, step, loss=None, **settings):
+        assert read(path, CHECKPOINT)["step"] == step
+        whole, resumed = network(), network(seed=5)
+        loss = loss or Ending(signal.SIGTERM, times=0)
+        expected = train(whole, loss, patches(), **self.SETTINGS, **settings)
+        history = train(resumed, loss, patches(), checkpoint=path, **self.SETTINGS, **settings)
+        assert_same(weights(whole), weights(resumed))
+        assert history.validation == expected.validation
+
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_a_step_is_ended_and_saved(self, tmp_path, times):
+        path = tmp_path / "a.pt"
+        error = self.ends(SystemExit, Ending(signal.SIGTERM, times), path)
+        assert error.code == 128 + signal.SIGTERM
+        self.continues(path, 3)
+
+    def test_ctrl_c(self, tmp_path):
+        path = tmp_path / "a.pt"
+        self.ends(KeyboardInterrupt, Ending(signal.SIGINT), path)
+        self.continues(path, 3)
+
+    def test_without_a_checkpoint_it_ends_all_the_same(self):
+        with pytest.raises(SystemExit):
+            train(network(), Ending(signal.SIGTERM), patches(), steps=6, **QUIET)
+
+    def test_during_a_validation(self, tmp_path):
+        """It is not waited for, and made up for."""
+        calls, path = [], tmp_path / "a.pt"
+
+        def validate(net):
+            calls.append(None)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            return {"bias": float(net.last.bias[0])}
+
+        start = time.monotonic()
+        loss = AffinityCrossEntropy(OFFSETS)
+        self.ends(SystemExit, loss, path, validate=validate, validate_every=2)
+        assert time.monotonic() - start < 30
+        self.continues(path, 4, loss, validate=validate, validate_every=2)
+
+    def test_while_a_checkpoint_is_written(self, tmp_path, monkeypatch):
+        path, fsync, calls = tmp_path / "a.pt", os.fsync, []
+
+        def signalled(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", signalled)
+        loss = Ending(signal.SIGTERM, times=0)
+        self.ends(SystemExit, loss, path, validate_every=6, validate=lambda net: {})
+        assert read(path, CHECKPOINT)["step"] == 6
+
+    def test_a_handler_of_the_program_decides(self, tmp_path):
+        steps = []
+        before = signal.signal(signal.SIGTERM, lambda *_: steps.append(len(steps)))
+        try:
+            loss = Ending(signal.SIGTERM)
+            history = train(network(), loss, patches(), **self.SETTINGS)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert steps == [0] and len(history.training["step"]) == 6
+
+    def test_in_a_thread_signals_are_left_alone(self):
+        def work():
+            train(network(), AffinityCrossEntropy(OFFSETS), patches(), steps=1, **QUIET)
+            done.append(True)
+
+        done = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert done
+
+
+class TestModelsOfCheckpoints:
+    def model(self, history):
+        arguments = {"depth": 2, "wf": 2, "batch_norm": True}
+        card = {"steps": len(history.training.get("step", [])), **history.to_dict()["validation"]}
+        return {"arguments": arguments, "offsets": OFFSETS, "card": card}
+
+    def test_an_unfinished_training_can_be_used(self, tmp_path):
+        path, net = tmp_path / "a.pt", network()
+        with pytest.raises(SystemExit):
+            train(net, Ending(signal.SIGTERM), patches(), steps=6, checkpoint=path,
+                  model=self.model, validate=lambda net: {"score": 0.5}, validate_every=2,
+                  **QUIET)  # fmt: skip
+        found = load_model(path)
+        assert found.offsets == OFFSETS and not found.network.training
+        assert found.card == {"steps": 3, "step": [2], "score": [0.5]}
+        assert_same(weights(found.network), weights(net))
+
+    def test_one_that_does_not_tell_its_network(self, tmp_path):
+        settings = {"steps": 1, "checkpoint": tmp_path / "a.pt"} | QUIET
+        train(network(), AffinityCrossEntropy(OFFSETS), patches(), **settings)
+        with pytest.raises(ValueError, match="checkpoint that does not say how"):
+            load_model(tmp_path / "a.pt")
+
+    def test_what_is_wrong_is_said_before_the_first_step(self, tmp_path):
+        with pytest.raises(ValueError, match="is another architecture"):
+            train(network(wf=3), AffinityCrossEntropy(OFFSETS), None, steps=1, model=self.model,
+                  checkpoint=tmp_path / "a.pt", **QUIET)  # fmt: skip
+
+    def test_it_does_not_change_the_training(self, tmp_path):
+        plain, told = network(dropout=0.0), network(dropout=0.0)
+        train(plain, RandomisedLoss(), patches(), steps=3, **QUIET)
+        train(told, RandomisedLoss(), patches(), steps=3, checkpoint=tmp_path / "a.pt",
+              checkpoint_every=1, model=self.model, **QUIET)  # fmt: skip
+        assert_same(weights(plain), weights(told))
 
 
 class TestRefusals:
