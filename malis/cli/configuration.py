@@ -1,5 +1,6 @@
 """The configuration of a training: one TOML file, checked key by key."""
 
+import codecs
 import difflib
 import inspect
 import math
@@ -137,12 +138,24 @@ def read_configuration(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; --example prints one to begin with")
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(_text(path.read_bytes()))
         for key, value in overrides:
             _replace(table, key.split("."), value)
         return check_configuration(table)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _text(content: bytes) -> str:
+    """Decode what an editor saved: UTF-8, as TOML is, or UTF-16 or UTF-8 with a mark of it."""
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        return content.decode("utf-16" if content.startswith(marks) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            "the text is in another encoding than UTF-8: let the editor save it as UTF-8 "
+            f"(byte {error.start} is {content[error.start]:#04x})"
+        ) from error
 
 
 def check_configuration(table: Mapping[str, Any]) -> Configuration:

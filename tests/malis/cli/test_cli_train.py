@@ -457,6 +457,19 @@ class TestConfiguration:
         assert main(["train", "none.toml", "net.model"]) == 1
         assert "none.toml does not exist; --example prints one" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+    @pytest.mark.parametrize("newline", ["\n", "\r\n"])
+    def test_files_of_all_editors(self, folder, encoding, newline):
+        text = CONFIGURATION.replace("sample.hdf", "völ.hdf").replace("\n", newline)
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        Path("train.toml").write_bytes((mark + text).encode(encoding))
+        assert read_configuration("train.toml").data.volumes == ["völ.hdf"]
+
+    def test_another_encoding(self, folder, capsys):
+        Path("train.toml").write_bytes(CONFIGURATION.replace("sample", "völ").encode("latin-1"))
+        assert run("net.model") == 1
+        assert "train.toml: the text is in another encoding than UTF-8" in capsys.readouterr().err
+
     def test_overrides_are_values_of_toml_or_text(self):
         assert parse_override("a.b=3") == ("a.b", 3)
         assert parse_override("a = [1, 2]") == ("a", [1, 2])
