@@ -5,6 +5,7 @@ augmentation   mirrored, turned, bent and damaged patches
 intensity      other grey values
 batches        which patches make the batch of a step
 loop           the training loop: where to begin
+step           one step of it
 settings       what it is told
 description    what a checkpoint knows of its training
 interruption   Ctrl-C and SIGTERM

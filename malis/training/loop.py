@@ -12,9 +12,7 @@ the sigmoid is applied here and nowhere else.
 """
 
 import logging
-import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,7 +25,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from malis.inference.neighbours import as_sections, as_slabs, neighbours_of
 from malis.training import checkpoint as files
 from malis.training import distributed
 from malis.training.batches import load_batches
@@ -40,8 +37,7 @@ from malis.training.description import (
 )
 from malis.training.interruption import Interruptions
 from malis.training.settings import DECISIVE, Settings
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from malis.training.step import Clock, Loss, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +174,8 @@ class _Training:
         self.device = torch.device(settings.device or choose_device())
         self.first = distributed.rank() == 0
         self.share = distributed.share(settings.batch_size)
-        self.network, self.loss, self.dataset = network.to(self.device), loss, dataset
-        if isinstance(loss, nn.Module):
-            loss.to(self.device)
-        base = settings.rate(1) or 1.0  # a warm-up may begin at 0
-        self.updates = settings.optimiser(network.parameters(), lr=base)
-        self.ratios = [group["lr"] / base for group in self.updates.param_groups]
+        self.network, self.loss, self.dataset = network, loss, dataset
+        self.updates = Updates(network, loss, settings, self.device)
         self.path = None if settings.checkpoint is None else Path(settings.checkpoint)
         self.step, self.saved, self.history = 0, 0, History()
 
@@ -206,10 +198,7 @@ class _Training:
     def run(self) -> None:
         """Do the steps that are left."""
         settings = self.settings
-        if settings.channels_last:
-            kernels = max(weights.ndim for weights in self.network.parameters())
-            self.network.to(memory_format=_channels_last(kernels))
-        replica = distributed.replicate(self.network)
+        self.updates.begin()
         workers = settings.num_workers
         if workers is None:
             workers = min(4, os.cpu_count() or 1) if self.device.type == "cuda" else 0
@@ -223,7 +212,7 @@ class _Training:
         )
         with _reproducible(self.device), bar, Interruptions() as signals:
             try:
-                self._do_steps(replica, batches, signals, bar)
+                self._do_steps(batches, signals, bar)
             except BaseException as error:
                 if signals.came or isinstance(error, KeyboardInterrupt | SystemExit):
                     bar.close()
@@ -234,7 +223,6 @@ class _Training:
 
     def _do_steps(
         self,
-        replica: nn.Module,
         batches: Iterator[tuple[int, Tensor, Tensor]],
         signals: Interruptions,
         bar: tqdm,
@@ -243,15 +231,15 @@ class _Training:
         if self._validation_is_missing():
             self.score()
             self.save()
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         for step, raw, labels in batches:
             clock.lap("data")
             with signals.held():
-                self._advance(step, replica, raw, labels, clock)
+                self._advance(step, raw, labels, clock)
             bar.update()
             recent = np.mean(self.history.training["loss"][-50:])
             bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
-            self._keep()
+            self._finish_step()
             clock.restart()
 
     def save(self) -> None:
@@ -261,7 +249,7 @@ class _Training:
             "step": self.step,
             "configuration": self.configuration,
             "network": unwrapped(self.network).state_dict(),
-            "optimiser": self.updates.state_dict(),
+            "optimiser": self.updates.optimiser.state_dict(),
             "history": self.history.to_dict(),
             "model": self._header(),
         }
@@ -287,7 +275,7 @@ class _Training:
         if self.log:
             self.log(self.step, {f"validation/{name}": x for name, x in numbers.items()})
 
-    def _keep(self) -> None:
+    def _finish_step(self) -> None:
         """Log a step, and do what is due after it."""
         if self.log and self.first:
             self.log(self.step, {n: x[-1] for n, x in self.history.training.items() if n != "step"})
@@ -341,96 +329,21 @@ class _Training:
                 f"{self.path} is at step {content['step']}, beyond the {steps} asked for"
             )
         unwrapped(self.network).load_state_dict(content["network"])
-        self.updates.load_state_dict(content["optimiser"])
+        self.updates.optimiser.load_state_dict(content["optimiser"])
         self.step = self.saved = content["step"]
         self.history = History(**content["history"])
 
-    def _advance(
-        self, step: int, replica: nn.Module, raw: Tensor, labels: Tensor, clock: "_Clock"
-    ) -> None:
-        """Do a step; if it fails, weights and buffers stay as they were."""
-        _seed_torch(self.settings.seed, step)
-        rate = self.settings.rate(step)
-        for group, ratio in zip(self.updates.param_groups, self.ratios, strict=True):
-            group["lr"] = rate * ratio
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
+    def _advance(self, step: int, raw: Tensor, labels: Tensor, clock: Clock) -> None:
         try:
-            numbers = self._update(replica, raw, labels, clock)
-        except BaseException as error:
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
-            if not isinstance(error, FloatingPointError):
-                raise
+            numbers = self.updates.do(step, raw, labels, clock)
+        except FloatingPointError as error:
             path = self.path
             kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
             message = f"training diverged in step {step}: {error}{kept}"
             raise FloatingPointError(message) from None
-        numbers["learning_rate"] = rate
         numbers |= {f"seconds/{part}": seconds for part, seconds in clock.seconds.items()}
         _append(self.history.training, step, numbers)
         self.step = step
-
-    def _update(
-        self, replica: nn.Module, raw: Tensor, labels: Tensor, clock: "_Clock"
-    ) -> dict[str, float]:
-        """Update the weights, unless a number is not finite; return the numbers."""
-        settings = self.settings
-        with torch.autocast(raw.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            logits = self._forward(replica, raw)
-        if logits.shape[2:] != labels.shape[1:]:
-            raise ValueError(
-                f"the network turns patches of {tuple(raw.shape[2:])} voxels into "
-                f"{tuple(logits.shape[2:])}, but the labels have {tuple(labels.shape[1:])}: "
-                "give the dataset output_size=network.output_size(patch_size)"
-            )
-        clock.lap("network")
-
-        # The loss starts from a leaf of its own, which tells its time from the network's.
-        leaf = logits.detach().float().contiguous().requires_grad_()
-        if not leaf.isfinite().all():
-            raise FloatingPointError("the network's output is not finite")
-        from_logits = getattr(self.loss, "from_logits", False) is True
-        total = self.loss(leaf if from_logits else leaf.sigmoid(), labels)
-        terms = getattr(self.loss, "last_terms", {})
-        numbers = {"loss": total.item()} | {f"loss/{n}": term.item() for n, term in terms.items()}
-        numbers = distributed.mean(numbers, raw.device)
-        _check_finite(numbers)
-        total.backward()
-        clock.lap("loss")
-
-        self.updates.zero_grad()
-        logits.backward(leaf.grad.to(logits.dtype))
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.max_gradient_norm)
-        numbers["gradient_norm"] = norm.item()
-        _check_finite(numbers)
-        self.updates.step()
-        clock.lap("network")
-        return numbers
-
-    def _forward(self, replica: nn.Module, raw: Tensor) -> Tensor:
-        count, network = len(raw), unwrapped(self.network)
-        in_slabs = raw.ndim == 5 and getattr(network, "ndim", 3) == 2
-        if in_slabs:
-            raw = as_sections(raw, neighbours_of(network))
-        if self.settings.channels_last:
-            raw = raw.contiguous(memory_format=_channels_last(raw.ndim))
-        return as_slabs(replica(raw), count) if in_slabs else replica(raw)
-
-
-def _channels_last(ndim: int) -> torch.memory_format:
-    return torch.channels_last if ndim == 4 else torch.channels_last_3d
-
-
-def _seed_torch(seed: int, step: int) -> None:
-    """Make what is random in a step a function of seed, step and process; 0 is as one alone."""
-    entropy = np.random.SeedSequence([seed, step, distributed.rank()])
-    torch.manual_seed(int(entropy.generate_state(1)[0]))
-
-
-def _check_finite(numbers: Mapping[str, float]) -> None:
-    if not all(map(math.isfinite, numbers.values())):
-        raise FloatingPointError(", ".join(f"{name} = {x:g}" for name, x in numbers.items()))
 
 
 def _append(columns: dict[str, list[float]], step: int, numbers: Mapping[str, float]) -> None:
@@ -449,22 +362,3 @@ def _reproducible(device: torch.device) -> Iterator[None]:
             yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
-
-
-class _Clock:
-    """Seconds that each part of a step took, summed over its laps."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.restart()
-
-    def restart(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now

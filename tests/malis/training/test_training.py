@@ -184,6 +184,8 @@ class TestLearning:
     def test_a_cosine_falls_over_all_stages(self):
         rate = CosineDecay(0.1, 10)
         assert rate(1) == 0.1 and rate(6) == pytest.approx(0.05) and rate(11) == pytest.approx(0)
+        rates = [rate(step) for step in range(1, 12)]
+        assert rates == sorted(rates, reverse=True)
         assert [CosineDecay(0.1, 10, done=4)(step) for step in (1, 2)] == [rate(5), rate(6)]
 
     @pytest.mark.parametrize("first", [0.1, 0.0])
