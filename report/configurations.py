@@ -1,6 +1,5 @@
 """What is compared with what: data, splits, networks, losses and budgets, in one place."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,29 +24,6 @@ USUAL = (
     "unet-both",
 )
 WEIGHT = 0.3  # of MALIS beside cross-entropy; like the windows, chosen on validation sections
-
-
-@dataclass(frozen=True)
-class Decay:
-    """A learning rate that falls from its peak to 0 along half a cosine.
-
-    Parameters
-    ----------
-    peak : float
-        At the first step.
-    steps : int
-        Where it reaches 0.
-    done : int
-        Steps that an earlier stage of the training has taken of it.
-    """
-
-    peak: float
-    steps: int
-    done: int = 0
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 1."""
-        return self.peak * (1 + math.cos(math.pi * (self.done + step - 1) / self.steps)) / 2
 
 
 @dataclass(frozen=True)

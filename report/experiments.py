@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from data.locate import find_volume
-from malis.training import History, choose_device, train
+from malis.training import CosineDecay, History, choose_device, train
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import load_model, save_model
 from malis.training.dataset import LabelledVolume, PatchDataset, load_volume
@@ -39,7 +39,6 @@ from report.configurations import (
     SEEDS,
     TRIALS,
     Data,
-    Decay,
     Method,
     file_name,
     fold_of,
@@ -258,7 +257,7 @@ def train_stages(
             patches,
             steps=share,
             batch_size=source.batch,
-            learning_rate=Decay(recipe.peak_learning_rate, steps, done),
+            learning_rate=CosineDecay(recipe.peak_learning_rate, steps, done),
             mixed_precision=source.mixed_precision,
             seed=seed + 1000 * number,
             checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}.pt"),

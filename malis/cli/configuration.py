@@ -1,5 +1,6 @@
 """The configuration of a training: one TOML file, checked key by key."""
 
+import codecs
 import difflib
 import inspect
 import math
@@ -18,6 +19,7 @@ from malis.composite import SumLoss, WindowLoss
 from malis.edge_loss import AffinityCrossEntropy
 from malis.loss import MalisLoss, MaximinLoss
 from malis.training.checkpoint import NETWORKS
+from malis.training.settings import CosineDecay
 
 LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.
@@ -53,27 +55,22 @@ class Training:
     augment: bool = True
     boundary: int = 0
     neighbours: int = 0
+    depth: int = 1
     batch_size: int = 4
     steps: int = 1500
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     max_gradient_norm: float = math.inf
     precision: str = "float32"
+    channels_last: bool = False
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 500
 
-
-@dataclass(frozen=True)
-class CosineDecay:
-    """A learning rate that falls from its peak to 0 along half a cosine."""
-
-    peak: float
-    steps: int
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 1."""
-        return self.peak * (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
+    @property
+    def ndim(self) -> int:
+        """Axes of the offsets: a 2D network that is trained on slabs predicts affinities in 3D."""
+        return 3 if self.depth > 1 else len(self.patch)
 
 
 @dataclass(frozen=True)
@@ -141,12 +138,24 @@ def read_configuration(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; --example prints one to begin with")
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(_text(path.read_bytes()))
         for key, value in overrides:
             _replace(table, key.split("."), value)
         return check_configuration(table)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _text(content: bytes) -> str:
+    """Decode what an editor saved: UTF-8, as TOML is, or UTF-16 or UTF-8 with a mark of it."""
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        return content.decode("utf-16" if content.startswith(marks) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            "the text is in another encoding than UTF-8: let the editor save it as UTF-8 "
+            f"(byte {error.start} is {content[error.start]:#04x})"
+        ) from error
 
 
 def check_configuration(table: Mapping[str, Any]) -> Configuration:
@@ -181,7 +190,8 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
             raise ValueError(f"split.{name} must be [first, one past the last], got {sections}")
 
     network = dict(_table("network", table.get("network", {})))
-    offsets = _offsets(network.pop("offsets", None), len(training.patch))
+    _check_slabs(training)
+    offsets = _offsets(network.pop("offsets", None), training.ndim)
     kind, weights = network.pop("type", "UNet"), network.pop("start", None)
     if weights is not None and not isinstance(weights, str):
         raise ValueError(f"network.start must be the name of a file, got {weights!r}")
@@ -190,19 +200,21 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     _check_keys("network.", network, ["type", "start", "offsets", *_arguments(cls)])
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
     if training.neighbours:
-        arguments["in_channels"] = 1 + 2 * _check_neighbours(training)
+        arguments["in_channels"] = 1 + 2 * training.neighbours
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
     return Configuration(data, split, cls, arguments, weights, offsets, loss, training, dict(table))
 
 
-def _check_neighbours(training: Training) -> int:
-    if training.neighbours < 0 or len(training.patch) != 2:
-        raise ValueError(
-            "training.neighbours must be a number of sections, with training.patch [y, x], got "
-            f"{training.neighbours} and {training.patch}"
-        )
-    return training.neighbours
+def _check_slabs(training: Training) -> None:
+    """Refuse neighbouring sections and slabs where the network is no 2D network."""
+    for name, least in (("neighbours", 0), ("depth", 1)):
+        value = getattr(training, name)
+        if value < least or (value > least and len(training.patch) != 2):
+            raise ValueError(
+                f"training.{name} must be a number of sections, with training.patch [y, x], got "
+                f"{value} and {training.patch}"
+            )
 
 
 def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -211,7 +223,8 @@ def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
     offsets = _build("network", check_offsets, value)
     if offsets.shape[1] != ndim:
         raise ValueError(
-            f"network.offsets must have {ndim} numbers each, as the patch has, got {value}"
+            f"network.offsets must have {ndim} numbers each, one for each axis of a patch or slab, "
+            f"got {value}"
         )
     return tuple(map(tuple, offsets.tolist()))
 

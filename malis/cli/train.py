@@ -14,11 +14,11 @@ from torch import nn
 from cremi_eval import Volume
 from malis.cli import files
 from malis.cli.configuration import Configuration, Data, parse_override, read_configuration
-from malis.cli.example import EXAMPLE
+from malis.cli.example import EXAMPLES
 from malis.scale.volumes import in_trained_range
 from malis.training import distributed
 from malis.training.augmentation import Augmentation
-from malis.training.checkpoint import architecture, load_model, save_model
+from malis.training.checkpoint import load_model, save_model
 from malis.training.dataset import (
     LabelledVolume,
     PatchDataset,
@@ -26,18 +26,20 @@ from malis.training.dataset import (
     labelled_volume,
     split_sections,
 )
-from malis.training.loop import train
+from malis.training.description import architecture
+from malis.training.loop import History, train
 from malis.training.validation import validation_scores
 
 HELP = """\
 train a network on volumes with ground truth
 
 CONFIG is a TOML file that names volumes, split, network, loss and training; --example prints one
-with a comment on every key. OUT gets the trained network with a card that says how it came about;
-the other commands read it.
+with a comment on every key, --example slabs one for affinities in 3D. OUT gets the trained network
+with a card that says how it came about; the other commands read it.
 
 Beside OUT grow OUT.checkpoint, from which the same command goes on after an interruption with the
-numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard.
+numbers that it would have had, and, if TensorBoard is installed, the logs OUT.tensorboard. Ctrl-C
+and SIGTERM save what was done first; `malis predict` and `malis segment` take OUT.checkpoint, too.
 
 examples:
   python -m malis train --example > train.toml
@@ -50,7 +52,11 @@ LAST_STEPS = 50
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument(
-        "--example", action=_PrintExample, nargs=0, help="print a configuration and stop"
+        "--example",
+        action=_PrintExample,
+        nargs="?",
+        choices=tuple(EXAMPLES),
+        help="print a configuration and stop",
     )
     parser.add_argument("configuration", metavar="CONFIG", help="TOML file")
     parser.add_argument("output", metavar="OUT", type=Path, help="file for the trained network")
@@ -97,12 +103,15 @@ def _train(
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
     network = _network(configuration)
+    # A slab has one more axis than the network. A margin along z would cost too much: objects
+    # shift from section to section.
+    slab = (settings.depth,) if settings.depth > 1 else ()
     patches = PatchDataset(
         [volume.sections(split.train) for volume, split in zip(volumes, splits, strict=True)],
-        settings.patch,
-        network.output_size(settings.patch),
+        (*slab, *settings.patch),
+        (*slab, *network.output_size(settings.patch)),
         augment=Augmentation() if settings.augment else None,
-        boundary=settings.boundary,
+        boundary=(0, *(settings.boundary,) * 2) if slab else settings.boundary,
         neighbours=settings.neighbours,
         seed=settings.seed,
     )
@@ -114,6 +123,10 @@ def _train(
 
     def validate(network: nn.Module) -> dict[str, float]:
         return validation_scores(network, validation, offsets, configuration.data.ignore)
+
+    def model(history: History) -> dict[str, Any]:
+        card = _card(configuration, splits, history)
+        return {"arguments": configuration.arguments, "offsets": offsets, "card": card}
 
     if options.restart and distributed.rank() == 0:
         checkpoint.unlink(missing_ok=True)
@@ -127,6 +140,7 @@ def _train(
         learning_rate=configuration.learning_rate,
         max_gradient_norm=settings.max_gradient_norm,
         mixed_precision=settings.precision == "bfloat16",
+        channels_last=settings.channels_last,
         seed=settings.seed,
         device=device,
         checkpoint=checkpoint,
@@ -135,16 +149,15 @@ def _train(
         validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
+        model=model,
         progress=not options.quiet,
     )
     if distributed.rank() == 0:
-        last = {name: values[-1] for name, values in history.validation.items()}
-        card = _card(configuration, splits, last)
-        save_model(output, network, configuration.arguments, offsets, card)
+        save_model(output, network, **model(history))
         losses = history.training["loss"][-LAST_STEPS:]
         mean = f"loss {np.mean(losses):.4f} over the last {len(losses)}"
         print(f"{output}: {settings.steps} steps, {mean}")
-        if last:
+        if last := _last(history):
             print(
                 f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
                 f"{last['threshold']:.3f}, which `malis segment` will take"
@@ -193,8 +206,13 @@ def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit
     return split
 
 
+def _last(history: History) -> dict[str, float]:
+    """Return the numbers of the last validation, if there was one."""
+    return {name: values[-1] for name, values in history.validation.items()}
+
+
 def _card(
-    configuration: Configuration, splits: Sequence[SectionSplit], last: Mapping[str, float]
+    configuration: Configuration, splits: Sequence[SectionSplit], history: History
 ) -> dict[str, Any]:
     """Write down where a network comes from."""
     names = [Path(path).name for path in configuration.data.volumes]
@@ -205,14 +223,14 @@ def _card(
             for name, split in zip(names, splits, strict=True)
         },
         "loss": repr(configuration.loss),
-        "steps": configuration.training.steps,
+        "steps": len(history.training.get("step", [])),
         "seed": configuration.training.seed,
         # JSON has no infinity, which max_gradient_norm may be.
         "configuration": json.loads(json.dumps(configuration.table), parse_constant=str),
     }
     if configuration.data.range:
         card["grey_range"] = configuration.data.range
-    if last:
+    if last := _last(history):
         card["scores"] = {
             "agglomeration": {
                 "threshold": last["threshold"],
@@ -251,6 +269,12 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 class _PrintExample(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(EXAMPLE, end="")
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        kind: str | None,
+        *_: Any,
+    ) -> None:
+        print(EXAMPLES[kind or "sections"], end="")
         parser.exit()

@@ -7,11 +7,18 @@ grey_values   what the microscope wrote → numbers for a network
 """
 
 from malis.inference.grey_values import normalise
-from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.neighbours import (
+    as_sections,
+    as_slabs,
+    neighbours_of,
+    stack_neighbours,
+)
 from malis.inference.tiles import plan_tiles, predict
 from malis.inference.views import predict_views
 
 __all__ = [
+    "as_sections",
+    "as_slabs",
     "neighbours_of",
     "normalise",
     "plan_tiles",

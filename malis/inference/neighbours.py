@@ -7,6 +7,11 @@ still predicts one section, at the price of a 2D network; all it needs is a wide
 
 This helps where sections are thin beside what they show, as in isotropic volumes. In serial
 sections that are ten times thicker than a pixel is wide, neighbours show other profiles.
+
+Such a network may also predict affinities in 3D: a third one says whether a voxel belongs to one
+object with the voxel of the section before. It is trained on slabs, sections that follow each
+other. They go through the network as a batch (`as_sections`), and its output is put together again
+(`as_slabs`), so that a loss sees a graph in 3D.
 """
 
 from typing import Any
@@ -43,6 +48,52 @@ def neighbours_of(net: FullyConvolutional) -> int:
             f"neighbouring sections; this {net.ndim}D network has {net.in_channels} channels"
         )
     return net.in_channels // 2
+
+
+def as_sections(slabs: Tensor, neighbours: int) -> Tensor:
+    """Take slabs apart into sections, each with its neighbours as channels.
+
+    Parameters
+    ----------
+    slabs : (B, 1, D + 2 neighbours, y, x) tensor
+        With the neighbours of the first and of the last section.
+    neighbours : int
+        Sections on each side that a network sees.
+
+    Returns
+    -------
+    (B D, 2 neighbours + 1, y, x) tensor
+        All sections of the first slab, then those of the second one, and so on.
+
+    Raises
+    ------
+    ValueError
+        If slabs are of another shape, or hold nothing but neighbours.
+    """
+    if slabs.ndim != 5 or slabs.shape[1] != 1 or slabs.shape[2] <= 2 * neighbours:
+        raise ValueError(
+            f"slabs with {neighbours} neighbours on each side must have shape (B, 1, z, y, x) with "
+            f"more than {2 * neighbours} sections, got {tuple(slabs.shape)}"
+        )
+    windows = slabs[:, 0].unfold(1, 2 * neighbours + 1, 1)  # (B, D, y, x, 2 neighbours + 1)
+    return windows.movedim(-1, 2).flatten(0, 1)
+
+
+def as_slabs(sections: Tensor, count: int) -> Tensor:
+    """Put what a network predicts for sections together again.
+
+    Parameters
+    ----------
+    sections : (B D, C, y, x) tensor
+        In the order of `as_sections`.
+    count : int
+        B, the number of slabs.
+
+    Returns
+    -------
+    (B, C, D, y, x) tensor
+    """
+    return sections.unflatten(0, (count, -1)).movedim(1, 2)
 
 
 def stack_neighbours(volume: Any, neighbours: int) -> Any:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from malis._checks import Offsets, check_offsets
 from malis.affinity import edge_slices
+from malis.inference.neighbours import SectionStack, stack_neighbours
 from malis.inference.tiles import predict
 from unet.network import FullyConvolutional
 
@@ -134,10 +135,11 @@ def predict_views(
     net : FullyConvolutional
         See `malis.inference.predict`.
     volume : (z, y, x) or, for a 2D network, (y, x) array of unsigned integers or floats
-        It has to fit into memory. Several input channels form the first axis; they keep their
-        order in all views.
-    offsets : (C, ndim) integers
-        Of the affinities; they tell where an edge goes when the volume is turned.
+        It has to fit into memory. Several input channels form the first axis: neighbouring
+        sections, see `malis.inference.neighbours`, whose order turns with the volume.
+    offsets : (C, 2) or (C, 3) integers
+        Of the affinities; they tell where an edge goes when the volume is turned. What is seen from
+        all sides has as many axes as they: a 2D network may predict affinities in 3D.
     progress : bool
         Show a progress bar.
     **settings
@@ -163,15 +165,22 @@ def predict_views(
     if "out" in settings:
         raise TypeError("predict_views keeps the sum of all views in memory and takes no out")
     offsets = check_offsets(offsets)
-    if offsets.shape != (net.out_channels, net.ndim):
+    if len(offsets) != net.out_channels or not net.ndim <= offsets.shape[1] <= 3:
         raise ValueError(
-            f"the network predicts {net.out_channels} affinities with {net.ndim} axes, "
+            f"the network predicts {net.out_channels} affinities with {net.ndim} axes or more, "
             f"got offsets of shape {offsets.shape}"
         )
+    if isinstance(volume, SectionStack):  # is turned first, then stacked
+        neighbours, volume = volume.neighbours, volume.volume
+    else:
+        neighbours = 0
     volume = volume.numpy(force=True) if isinstance(volume, Tensor) else np.asarray(volume[...])
-    views = list(all_views(net.ndim))
+    views = list(all_views(offsets.shape[1]))
     total: Any = 0
     for view in tqdm(views, desc="predict", unit="view", disable=not progress):
-        affinities = predict(net, view.of(volume), progress=False, **settings)
+        seen = stack_neighbours(view.of(volume), neighbours)
+        if net.ndim == 2 and volume.ndim == 4 and -3 in view.flipped:
+            seen = seen[::-1]  # the section behind is the one before
+        affinities = predict(net, seen, progress=False, **settings)
         total = total + view.restored(affinities, offsets)
     return total / np.float32(len(views))

@@ -5,6 +5,10 @@ augmentation   mirrored, turned, bent and damaged patches
 intensity      other grey values
 batches        which patches make the batch of a step
 loop           the training loop: where to begin
+step           one step of it
+settings       what it is told
+description    what a checkpoint knows of its training
+interruption   Ctrl-C and SIGTERM
 checkpoint     files that hold networks
 validation     how well a network segments what it was not trained on
 distributed    several processes
@@ -19,16 +23,20 @@ from malis.training.dataset import (
     load_volume,
     split_sections,
 )
-from malis.training.loop import History, choose_device, describe, train
+from malis.training.description import describe
+from malis.training.loop import History, choose_device, train
+from malis.training.settings import CosineDecay, Settings
 from malis.training.validation import validation_scores
 
 __all__ = [
     "Augmentation",
+    "CosineDecay",
     "History",
     "LabelledVolume",
     "Model",
     "PatchDataset",
     "SectionSplit",
+    "Settings",
     "choose_device",
     "describe",
     "load_model",

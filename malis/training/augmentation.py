@@ -68,10 +68,11 @@ class Augmentation:
         Distance of the control points in voxels of the finest axis.
     elastic_amplitude : float
         Largest displacement in voxels. Only axes with the finest resolution move: between
-        sections that lie farther apart than their pixels there is nothing to interpolate. 0 turns
-        the deformation off.
+        sections that lie farther apart than their pixels there is nothing to interpolate. Such
+        sections of one patch are all deformed alike. 0 turns the deformation off.
     damaged_sections : float
-        Probability that a section of a block is missing (black) or faint, for serial sections.
+        Probability that a section of a block or slab is missing (black) or faint, for serial
+        sections.
     grey_values : callable or None
         A MONAI transform of a (1, *spatial) tensor; if it has ``set_random_state`` it is seeded
         for every patch.
@@ -138,7 +139,9 @@ class Augmentation:
         margin = self.margin(resolution)
         if any(margin):
             size = [n - 2 * m for n, m in zip(raw.shape[1:], margin, strict=True)]
-            spacing = [self.elastic_spacing * min(resolution) / r for r in resolution]
+            spacing = [
+                self.elastic_spacing if a else math.inf for a in self._amplitudes(resolution)
+            ]
             strength = rng.uniform()
             amplitude = [strength * a for a in self._amplitudes(resolution)]
             raw, labels = deform(raw, labels, random_displacement(size, spacing, amplitude, rng))
@@ -201,7 +204,8 @@ def random_displacement(
     shape : (ndim,) sequence of int
         Spatial shape.
     spacing : (ndim,) sequence of float
-        Distance of the control points along each axis, in voxels.
+        Distance of the control points along each axis, in voxels; with ``inf``, the displacement
+        is the same everywhere along that axis.
     amplitude : (ndim,) sequence of float
         Control displacements along each axis are uniform in -+ amplitude voxels.
     rng : numpy.random.Generator

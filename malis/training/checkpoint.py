@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cremi_eval.atomic import atomic_write
 from malis._checks import Offsets, check_offsets
+from malis.training.description import architecture, unwrapped
 from unet import UNet, load_weights
 from unet.plain import PlainCNN
 
-CHECKPOINT, MODEL = "malis checkpoint 1", "malis model 1"
+CHECKPOINT, MODEL = "malis checkpoint 2", "malis model 1"
+EARLIER = ("malis checkpoint 1",)  # these cannot be continued any more
 NETWORKS = (UNet, PlainCNN)
 RENAMED = {"PlainCNN": {"n_affinities": "out_channels"}}  # arguments in files of version 0.1
 
@@ -58,7 +61,7 @@ def save_model(
     path : str or Path
         Where to; a file that is there is replaced.
     network : UNet, PlainCNN or another nn.Module
-        The network.
+        The network; of one that was compiled or made data-parallel, what is inside is saved.
     arguments : mapping
         What it was built with: ``type(network)(**arguments)`` must give the same architecture.
     offsets : (C, ndim) integers
@@ -78,7 +81,26 @@ def save_model(
     OSError
         If the file cannot be written; an earlier one is then left as it was.
     """
-    rebuilt = type(network)(**arguments)
+    network = unwrapped(network)
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    content = {
+        "kind": MODEL,
+        **header(network, arguments, offsets, card),
+        "state": {name: _halve(name, value) for name, value in state.items()} if half else state,
+    }
+    write(path, content)
+
+
+def header(
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    offsets: Offsets,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a file holds of a network besides its weights; see `save_model`."""
+    network = unwrapped(network)
+    with torch.random.fork_rng([]):
+        rebuilt = type(network)(**arguments)
     if architecture(rebuilt) != architecture(network):
         raise ValueError(f"{type(network).__name__}(**{dict(arguments)}) is another architecture")
     offsets = check_offsets(offsets).tolist()
@@ -86,25 +108,22 @@ def save_model(
         raise ValueError(
             f"{len(offsets)} offsets for a network with {network.out_channels} outputs"
         )
-    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    content = {
-        "kind": MODEL,
+    return {
         "network": type(network).__name__,
         "arguments": _as_json(arguments, "arguments"),
         "offsets": offsets,
         "card": _as_json(card or {}, "card"),
-        "state": {name: _halve(name, value) for name, value in state.items()} if half else state,
     }
-    write(path, content)
 
 
 def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS) -> Model:
-    """Read a network that `save_model` wrote.
+    """Read a network that `save_model` wrote, or that a checkpoint holds.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        A model, or the checkpoint of a training that was told how its network is built: all those
+        of ``python -m malis train``, and of `malis.training.train` with ``model=...``.
     networks : sequence of nn.Module classes
         The classes that may be built; a file names its class but cannot bring one along.
 
@@ -120,7 +139,14 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
     ValueError
         If it is damaged, no model, or of a class that is not among `networks`.
     """
-    content = read(path, MODEL)
+    content = read(path, MODEL, CHECKPOINT)
+    if content["kind"] == CHECKPOINT:
+        if not content["model"]:
+            raise ValueError(
+                f"{path} is a checkpoint that does not say how its network is built: it can only "
+                "be continued, unless malis.training.train gets model=..."
+            )
+        content = {**content["model"], "state": content["network"]}
     known = {network.__name__: network for network in networks}
     if content["network"] not in known:
         raise ValueError(f"{path} holds a {content['network']}, known are {', '.join(known)}")
@@ -157,12 +183,6 @@ def validated_threshold(
     return float(chosen.get("threshold", 0.5))
 
 
-def architecture(network: nn.Module) -> str:
-    """Write down the layers of a network; equal texts mean that weights can be exchanged."""
-    # Pooling has no weights and is not printed with the U-Net's layers, but is in its geometry.
-    return f"{network!r} {getattr(network, 'geometry', '')}"
-
-
 def write(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain containers to a file, completely or not at all.
 
@@ -171,28 +191,37 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
     path : str or Path
         Where to; a file that is there is replaced at the last moment.
     content : mapping
-        With the entry ``kind``, by which `read` knows the file.
+        With the entry ``kind``, by which `read` knows the file. NumPy's numbers become Python's.
 
     Raises
     ------
     OSError
         If the file cannot be written, for instance because the disk is full.
+    TypeError
+        If the content holds what `read` would refuse.
     """
     buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
+    torch.save(_plain(content), buffer)
+    try:
+        torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+    except Exception as error:  # as in `read`
+        raise TypeError(
+            f"{path} would hold more than tensors, numbers, texts and containers of them, and "
+            "could not be read again"
+        ) from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read(path: str | Path, kind: str) -> dict[str, Any]:
+def read(path: str | Path, *kinds: str) -> dict[str, Any]:
     """Read a file that `write` wrote, tensors onto the CPU.
 
     Parameters
     ----------
     path : str or Path
         The file.
-    kind : str
-        What it must be.
+    *kinds : str
+        What it may be.
 
     Returns
     -------
@@ -213,9 +242,26 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path} is damaged, or was not written by malis") from error
     found = content.get("kind") if isinstance(content, dict) else None
-    if found != kind:
-        raise ValueError(f"{path} should be a {kind!r} file, but is {found or 'something else'!r}")
+    if found in EARLIER:
+        raise ValueError(
+            f"{path} is a checkpoint of an earlier version, which this one cannot use: begin anew, "
+            "or finish the training with that version"
+        )
+    if found not in kinds:
+        wanted = " or ".join(map(repr, kinds))
+        raise ValueError(f"{path} should be a {wanted} file, but is {found or 'something else'!r}")
     return content
+
+
+def _plain(value: Any) -> Any:
+    """Replace NumPy's numbers in nested containers, and keep the rest."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(one) for one in value)
+    return value
 
 
 def _as_json(value: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ neurite together, and then its two parts lie in the patch as two objects: nothin
 joins them, and a loss that asks for pairs of voxels must not ask for that pair.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from cremi_eval.grid import crop_to
 from cremi_eval.io import read_raw_and_labels
 from malis.inference.grey_values import normalise
 from malis.labels import grow_boundary, relabel_components
+from malis.training.description import describe
 
 MAX_REDRAWS = 1000
 BACKGROUND = np.uint64(2**64 - 1)  # CREMI's id of what belongs to no object
@@ -188,7 +188,7 @@ def split_sections(
 
 
 class PatchDataset(Dataset):
-    """Random patches of sections (2D) or blocks (3D), with labels for the centre of each.
+    """Random patches of sections (2D), blocks or slabs (3D), with labels for the centre of each.
 
     Parameters
     ----------
@@ -205,8 +205,9 @@ class PatchDataset(Dataset):
     boundary : int or sequence of int
         Voxels of every object that become background, see `malis.labels`; for labels that touch.
     neighbours : int
-        Sections on each side that a 2D patch shows as further channels, see
-        `malis.inference.neighbours`.
+        Sections on each side that a patch shows beyond its labels, for a 2D network that sees them
+        (`malis.inference.neighbours`): of a patch (y, x) as further channels, of a slab (z, y, x)
+        as further sections, from which `malis.training.train` takes the neighbours of each.
     seed : int
         Another seed, other patches.
     length : int
@@ -235,6 +236,13 @@ class PatchDataset(Dataset):
     >>> raw, labels = PatchDataset(volume, patch_size=(32, 32), output_size=(20, 20))[0]
     >>> raw.shape, raw.dtype, labels.shape, labels.dtype
     (torch.Size([1, 32, 32]), torch.float32, torch.Size([20, 20]), torch.int64)
+
+    Slabs of four sections for a 2D network that sees two more on each side:
+
+    >>> volume = LabelledVolume(np.zeros((9, 64, 64), np.uint8), ids.repeat(9, 0), (30.0, 6.0, 6.0))
+    >>> raw, labels = PatchDataset(volume, (4, 32, 32), (4, 20, 20), neighbours=2)[0]
+    >>> raw.shape, labels.shape
+    (torch.Size([1, 8, 32, 32]), torch.Size([4, 20, 20]))
     """
 
     def __init__(
@@ -258,13 +266,10 @@ class PatchDataset(Dataset):
         self.resolution = _check_volumes(volumes)[-len(self.patch_size) :]
         self.margin = augment.margin(self.resolution) if augment else (0,) * len(self.patch_size)
         _check_sizes(volumes, self.patch_size, self.output_size, self.margin)
-        if neighbours < 0 or (neighbours and len(self.patch_size) == 3):
-            raise ValueError(
-                f"neighbours must be a number of sections for patches (y, x), got {neighbours} "
-                f"for patches of {self.patch_size}"
-            )
+        if neighbours < 0:
+            raise ValueError(f"neighbours must be a number of sections, got {neighbours}")
+        self.volumes = [describe(volume) for volume in volumes]  # by which a checkpoint knows them
         self._names = [f"{volume.name} {volume.raw.shape}" for volume in volumes]
-        self._checksums = [_checksum(volume) for volume in volumes]
         self._labels = [_training_labels(volume.labels) for volume in volumes]
         self._raw = [np.pad(volume.raw, self._context(), mode="reflect") for volume in volumes]
         sizes = np.array([volume.raw.size for volume in volumes], float)
@@ -291,32 +296,28 @@ class PatchDataset(Dataset):
             f"objects (volumes: {', '.join(self._names)}): take larger patches or denser labels"
         )
 
-    def __repr__(self) -> str:
-        # A checkpoint knows its data by this, so what is off is not named.
-        boundary = f"boundary={self.boundary}, " if np.any(self.boundary) else ""
-        neighbours = f"neighbours={self.neighbours}, " if self.neighbours else ""
-        volumes = map(" ".join, zip(self._names, self._checksums, strict=True))
-        return (
-            f"PatchDataset({', '.join(volumes)}, patch_size={self.patch_size}, "
-            f"output_size={self.output_size}, augment={self.augment}, {boundary}{neighbours}"
-            f"seed={self.seed}, length={self.length})"
-        )
-
     def _context(self) -> list[tuple[int, int]]:
         """Return by how much raw patches reach beyond their labels, as padding of a volume."""
-        sizes = zip(self.patch_size, self.output_size, strict=True)
-        context = [((patch - output) // 2,) * 2 for patch, output in sizes]
-        return [(self.neighbours,) * 2] * (3 - len(context)) + context
+        sizes = zip(self._seen(), (1,) * self._flat() + self.output_size, strict=True)
+        return [((seen - output) // 2,) * 2 for seen, output in sizes]
+
+    def _seen(self) -> tuple[int, ...]:
+        """Return the voxels (z, y, x) of a raw patch, neighbouring sections included."""
+        first, *others = (1,) * self._flat() + self.patch_size
+        return (first + 2 * self.neighbours, *others)
+
+    def _flat(self) -> int:
+        """Return the number of axes that a patch lacks: 2D patches lie in one section."""
+        return 3 - len(self.patch_size)
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Cut a patch out of a random place, with the margin that its augmentation needs."""
         chosen = rng.choice(len(self._share), p=self._share)
-        flat = 3 - len(self.patch_size)  # a 2D patch has labels in one section
+        flat = self._flat()
         margin = (0,) * flat + self.margin
         output = (1,) * flat + self.output_size
-        patch = (1 + 2 * self.neighbours,) * flat + self.patch_size
         inner = [n + 2 * m for n, m in zip(output, margin, strict=True)]
-        outer = [n + 2 * m for n, m in zip(patch, margin, strict=True)]
+        outer = [n + 2 * m for n, m in zip(self._seen(), margin, strict=True)]
         shape = self._labels[chosen].shape
         corner = [int(rng.integers(n - m + 1)) for n, m in zip(shape, inner, strict=True)]
 
@@ -325,15 +326,6 @@ class PatchDataset(Dataset):
         raw = normalise(self._raw[chosen][_box(corner, outer)])
         raw = torch.from_numpy(raw.reshape(-1, *outer[flat:]))
         return raw, torch.from_numpy(labels.reshape(inner[flat:]).copy())
-
-
-def _checksum(volume: LabelledVolume) -> str:
-    """Tell volumes of one name and shape apart."""
-    value = 0
-    for array in (volume.raw, volume.labels):
-        for section in array:
-            value = zlib.crc32(np.ascontiguousarray(section), value)
-    return f"{value:08x}"
 
 
 def _training_labels(labels: np.ndarray) -> np.ndarray:

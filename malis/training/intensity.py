@@ -10,7 +10,7 @@ transforms = extra_package("monai.transforms", "train")
 
 
 class GreyValueChanges(transforms.Compose):
-    """Random contrast, brightness, gamma and noise; `repr` tells how much of each.
+    """Random contrast, brightness, gamma and noise, which tells how much of each.
 
     Parameters
     ----------
@@ -27,13 +27,5 @@ class GreyValueChanges(transforms.Compose):
                 transforms.RandGaussianNoise(prob=0.5, std=noise, sample_std=True),
             ]
         )
-        self.strengths = {
-            "contrast": float(contrast),
-            "brightness": float(brightness),
-            "gamma": float(gamma),
-            "noise": float(noise),
-        }
-
-    def __repr__(self) -> str:
-        strengths = ", ".join(f"{name}={value}" for name, value in self.strengths.items())
-        return f"grey_value_changes({strengths})"
+        self.contrast, self.brightness = float(contrast), float(brightness)
+        self.gamma, self.noise = float(gamma), float(noise)

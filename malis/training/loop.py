@@ -6,15 +6,13 @@ loader; weights, optimiser and step say it all, and a training that was killed g
 the numbers that it would have had.
 
 To change the loss, pass another one. A loss is called as ``loss(affinities, labels)`` with
-(B, C, *spatial) affinities in [0, 1] and (B, *spatial) labels, and returns a scalar. The sigmoid
-that turns the network's logits into affinities is applied here and nowhere else.
+(B, C, *spatial) affinities in [0, 1] and (B, *spatial) labels, and returns a scalar. A loss whose
+attribute ``from_logits`` is true gets what the network puts out, before the sigmoid; for all others
+the sigmoid is applied here and nowhere else.
 """
 
 import logging
-import math
 import os
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,13 +25,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from malis.composite import SumLoss
 from malis.training import checkpoint as files
 from malis.training import distributed
 from malis.training.batches import load_batches
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in what Python writes of a thing without a repr
+from malis.training.description import (
+    architecture,
+    describe,
+    differences,
+    known_by_name,
+    unwrapped,
+)
+from malis.training.interruption import Interruptions
+from malis.training.settings import DECISIVE, Settings
+from malis.training.step import Clock, Loss, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -66,75 +70,38 @@ def train(
     loss: Loss,
     dataset: Dataset,
     *,
-    steps: int,
-    batch_size: int = 4,
-    learning_rate: float | Callable[[int], float] = 1e-4,
-    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-    max_gradient_norm: float = math.inf,
-    mixed_precision: bool = False,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    num_workers: int | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: int = 500,
-    resume: bool = True,
-    start: str = "",
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    validate_every: int = 500,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
-    progress: bool = True,
+    model: Callable[[History], Mapping[str, Any]] | None = None,
+    **settings: Any,
 ) -> History:
     """Train a network, or go on with a training that was interrupted.
 
     Parameters
     ----------
     network : nn.Module
-        Maps (B, 1, *patch) to (B, C, *spatial) logits. Its weights are changed, and it ends up on
-        the device. To go on from other weights (cross-entropy first, then MALIS), load them, or
-        train the same network again with another loss and another checkpoint.
+        Maps (B, 1, *patch) to (B, C, *spatial) logits. A 2D network gets slabs section by section,
+        with their neighbours, see `malis.inference.neighbours`; its output in 3D goes to the loss.
+        Its weights are changed, and it ends up on the device. To go on from other weights
+        (cross-entropy first, then MALIS), load them, or train the same network again with another
+        loss and another checkpoint.
     loss : callable
         ``loss(affinities, labels)`` → scalar, see above.
     dataset : Dataset
         Items are (1, *patch) float32 and (*spatial) int64 tensors, see `malis.training.dataset`. It
         is shuffled anew each time it was gone through.
-    steps : int
-        Number of updates, those before a resumption included.
-    batch_size : int
-        Patches per step, of all processes together (see `malis.training.distributed`).
-    learning_rate : float or callable
-        Constant, or a function of the step (1, 2, ...).
-    optimiser : callable
-        ``optimiser(parameters, lr=...)``; `functools.partial` fixes further arguments.
-    max_gradient_norm : float
-        Longer gradients are shortened to this norm.
-    mixed_precision : bool
-        Compute the network in bfloat16 where that is safe; loss and weights stay float32.
-    seed : int
-        Order of the dataset and everything random in network and loss.
-    device : str or torch.device, optional
-        By default CUDA if there is a device, else the CPU.
-    num_workers : int, optional
-        Processes that prepare batches; any number gives the same result. By default none on the
-        CPU, where they would take the cores from the network, and up to 4 beside a GPU.
-    checkpoint : str or Path, optional
-        File to keep the training in.
-    checkpoint_every : int
-        Steps between two checkpoints; the last step always gets one.
-    resume : bool
-        Whether a checkpoint that exists is continued. If not, it is an error that it exists.
-    start : str
-        Where the weights come from, if from another training, for instance the checksum of its
-        file; a checkpoint that started elsewhere is not continued.
     validate : callable, optional
         ``validate(network)`` → named numbers; called in evaluation mode, without gradients.
-    validate_every : int
-        Steps between two validations; there is always one after the last step. One that a
-        checkpoint lacks, because an error ended it, is made up for when that is continued.
     log : callable, optional
         ``log(step, numbers)`` is called after every step, and again with the numbers of a
         validation under ``validation/<name>``.
-    progress : bool
-        Show a progress bar.
+    model : callable, optional
+        ``model(history)`` → a dict of ``arguments``, ``offsets`` and ``card``, as
+        `malis.training.save_model` takes them. With them in the checkpoint, `load_model` reads the
+        network of a training that has not ended.
+    **settings
+        The fields of `malis.training.Settings`: ``steps``, which must be given, ``batch_size``,
+        ``learning_rate``, ``device``, ``checkpoint`` and others.
 
     Returns
     -------
@@ -153,6 +120,8 @@ def train(
         If a loss or gradient is not finite. Weights and buffers are those before that step.
     OSError
         If a checkpoint cannot be written; the one before it is kept.
+    TypeError
+        If a setting is unknown, or a checkpoint would hold what could not be read again.
 
     Notes
     -----
@@ -165,121 +134,22 @@ def train(
     to the rate of the first step (to 1 if that is 0).
 
     A checkpoint knows loss, dataset, learning rate and optimiser by what `describe` writes down of
-    them. Of functions and of objects without a ``repr`` of their own that is only the name, so
+    them. Of functions and of objects that do not tell their settings that is only the name, so
     another one of that name is taken for the same; a warning is logged where that is so.
 
     A checkpoint that is due together with a validation is written before it, and again with its
-    numbers: an error in `validate` costs no training.
+    numbers: an error in `validate` costs no training. Ctrl-C and SIGTERM end a training after the
+    step that is under way, with a checkpoint of it; then they do what they always do, see
+    `malis.training.interruption`.
 
     In the process group of `malis.training.distributed` every process trains on its share of each
     batch, and the first one alone validates, logs, and writes the checkpoint, which all of them
     must be able to read. The history holds the means of all processes, and the seconds of each.
     """
-    if min(steps, batch_size, checkpoint_every, validate_every) < 1:
-        raise ValueError("steps, batch_size and both intervals must be at least 1")
-    device = choose_device() if device is None else torch.device(device)
-    first, share = distributed.rank() == 0, distributed.share(batch_size)
-    network.to(device)
-    if isinstance(loss, nn.Module):
-        loss.to(device)
-    rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
-    base = rate(1) or 1.0  # a warm-up may begin at 0
-    updates = optimiser(network.parameters(), lr=base)
-    ratios = [group["lr"] / base for group in updates.param_groups]
-    configuration = {
-        "network": files.architecture(network),
-        "loss": describe(loss),
-        "dataset": describe(dataset),
-        "batch_size": batch_size,
-        "learning_rate": describe(learning_rate),
-        "optimiser": describe(optimiser),
-        "max_gradient_norm": max_gradient_norm,
-        "mixed_precision": mixed_precision,
-        "seed": seed,
-    } | ({"start": start} if start else {})
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and first:
-        _warn_of_look_alikes(
-            path, loss=loss, dataset=dataset, learning_rate=learning_rate, optimiser=optimiser
-        )
-    done, history = 0, History()
-    if path is not None and path.exists():
-        if not resume:
-            raise FileExistsError(f"{path} exists; resume=True continues it, or take another name")
-        done, history = _restore(path, configuration, steps, network, updates)
-    elif path is not None and not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of the checkpoint {path} does not exist")
-    distributed.check_equal(done, f"the step at which {path} is", device)
-    replica = distributed.replicate(network)
-
-    if num_workers is None:
-        num_workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
-
-    def due(every: int, step: int) -> bool:
-        return first and (step % every == 0 or step == steps)
-
-    def save(step: int) -> None:
-        content = {
-            "kind": files.CHECKPOINT,
-            "step": step,
-            "configuration": configuration,
-            "network": network.state_dict(),
-            "optimiser": updates.state_dict(),
-            "history": history.to_dict(),
-        }
-        files.write(path, content)
-
-    def score(step: int) -> None:
-        numbers = _validate(network, validate)
-        _append(history.validation, step, numbers)
-        if log:
-            log(step, {f"validation/{name}": value for name, value in numbers.items()})
-
-    left = range(done + 1, steps + 1)
-    batches = load_batches(dataset, left, batch_size, seed, device, num_workers, share)
-    hidden = not (progress and first)
-    bar = tqdm(total=steps, initial=done, disable=hidden, unit="step", desc="training")
-    with _reproducible(device), bar:
-        network.train()
-        missing = done > 0 and done not in history.validation.get("step", [])
-        if validate and missing and due(validate_every, done):
-            score(done)
-            save(done)
-        clock = _Clock(device)
-        for step, raw, labels in batches:
-            clock.lap("data")
-            _seed_torch(seed, step)
-            for group, ratio in zip(updates.param_groups, ratios, strict=True):
-                group["lr"] = rate(step) * ratio
-            buffers = [buffer.clone() for buffer in network.buffers()]
-            try:
-                numbers = _update(
-                    replica, loss, updates, raw, labels, max_gradient_norm, mixed_precision, clock
-                )
-            except FloatingPointError as error:
-                for buffer, before in zip(network.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
-                kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
-                message = f"training diverged in step {step}: {error}{kept}"
-                raise FloatingPointError(message) from None
-            numbers["learning_rate"] = rate(step)
-            numbers |= {f"seconds/{part}": seconds for part, seconds in clock.seconds.items()}
-            _append(history.training, step, numbers)
-            if log and first:
-                log(step, numbers)
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(history.training['loss'][-50:]):.4f}", refresh=False)
-
-            saves = path is not None and due(checkpoint_every, step)
-            if saves:
-                save(step)
-            if validate and due(validate_every, step):
-                score(step)
-                if saves:
-                    save(step)
-            clock.restart()
-    distributed.wait()
-    return history
+    training = _Training(network, loss, dataset, Settings(**settings), validate, log, model)
+    training.restore()
+    training.run()
+    return training.history
 
 
 def choose_device() -> torch.device:
@@ -287,140 +157,198 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def describe(thing: Any) -> str:
-    """Write down a loss, dataset or number, the same in every process that builds it alike."""
-    return ADDRESS.sub("", _written(thing))
+class _Training:
+    """A training under way: what `train` was given, and how far it has come."""
 
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        dataset: Dataset,
+        settings: Settings,
+        validate: Callable[[nn.Module], Mapping[str, float]] | None,
+        log: Callable[[int, Mapping[str, float]], None] | None,
+        model: Callable[[History], Mapping[str, Any]] | None,
+    ) -> None:
+        self.settings, self.validate, self.log, self.model = settings, validate, log, model
+        self.device = torch.device(settings.device or choose_device())
+        self.first = distributed.rank() == 0
+        self.share = distributed.share(settings.batch_size)
+        self.network, self.loss, self.dataset = network, loss, dataset
+        self.updates = Updates(network, loss, settings, self.device)
+        self.path = None if settings.checkpoint is None else Path(settings.checkpoint)
+        self.step, self.saved, self.history = 0, 0, History()
 
-def _warn_of_look_alikes(path: Path, **things: Any) -> None:
-    """Log a warning for everything whose description had to drop an address."""
-    for name, thing in things.items():
-        if ADDRESS.search(_written(thing)):
-            logger.warning(
-                "when %s is continued, it cannot tell whether the %s is another one: all that it "
-                "knows of it is %.200s",
-                path,
-                name,
-                describe(thing),
-            )
+    def restore(self) -> None:
+        """Load the checkpoint, if there is one, and it is one of this very training."""
+        path, settings = self.path, self.settings
+        if path is not None:
+            self._header()  # or complain now
+            self.configuration = self._describe()
+            if path.exists() and not settings.resume:
+                raise FileExistsError(
+                    f"{path} exists; resume=True continues it, or take another name"
+                )
+            if path.exists():
+                self._load(files.read(path, files.CHECKPOINT))
+            elif not path.parent.is_dir():
+                raise FileNotFoundError(f"the folder of the checkpoint {path} does not exist")
+        distributed.check_equal(self.step, f"the step at which {path} is", self.device)
 
-
-def _written(thing: Any) -> str:
-    """Write down a thing and, if it is a module, the settings of all of its parts."""
-    settings = ""
-    if isinstance(thing, nn.Module):
-        settings = {
-            f"{name}.{key}".lstrip("."): value
-            for name, module in thing.named_modules()
-            for key, value in vars(module).items()
-            if not key.startswith("_") and key != "training"
-        }
-    return f"{thing!r} {settings}".strip()
-
-
-def _seed_torch(seed: int, step: int) -> None:
-    """Make what is random in a step a function of seed, step and process; 0 is as one alone."""
-    entropy = np.random.SeedSequence([seed, step, distributed.rank()])
-    torch.manual_seed(int(entropy.generate_state(1)[0]))
-
-
-def _update(
-    network: nn.Module,
-    loss: Loss,
-    updates: torch.optim.Optimizer,
-    raw: Tensor,
-    labels: Tensor,
-    max_gradient_norm: float,
-    mixed_precision: bool,
-    clock: "_Clock",
-) -> dict[str, float]:
-    """Do one step of the optimisation; the weights stay as they were if a number is not finite."""
-    with torch.autocast(raw.device.type, torch.bfloat16, enabled=mixed_precision):
-        logits = network(raw)
-    if logits.shape[2:] != labels.shape[1:]:
-        raise ValueError(
-            f"the network turns patches of {tuple(raw.shape[2:])} voxels into "
-            f"{tuple(logits.shape[2:])}, but the labels have {tuple(labels.shape[1:])}: "
-            "give the dataset output_size=network.output_size(patch_size)"
+    def run(self) -> None:
+        """Do the steps that are left."""
+        settings = self.settings
+        self.updates.begin()
+        workers = settings.num_workers
+        if workers is None:
+            workers = min(4, os.cpu_count() or 1) if self.device.type == "cuda" else 0
+        left = range(self.step + 1, settings.steps + 1)
+        batches = load_batches(
+            self.dataset, left, settings.batch_size, settings.seed, self.device, workers, self.share
         )
-    clock.lap("network")
+        hidden = not (settings.progress and self.first)
+        bar = tqdm(
+            total=settings.steps, initial=self.step, disable=hidden, unit="step", desc="training"
+        )
+        with _reproducible(self.device), bar, Interruptions() as signals:
+            try:
+                self._do_steps(batches, signals, bar)
+            except BaseException as error:
+                if signals.came or isinstance(error, KeyboardInterrupt | SystemExit):
+                    bar.close()
+                    with signals.held():
+                        self._keep_unfinished()
+                raise
+        distributed.wait()
 
-    # The loss starts from a leaf of its own, which tells its time from the network's.
-    leaf = logits.detach().float().requires_grad_()
-    if not leaf.isfinite().all():
-        raise FloatingPointError("the network's output is not finite")
-    total, terms = _evaluate(loss, leaf.sigmoid(), labels)
-    numbers = {"loss": total.item()} | {f"loss/{name}": term.item() for name, term in terms.items()}
-    numbers = distributed.mean(numbers, raw.device)
-    _check_finite(numbers)
-    total.backward()
-    clock.lap("loss")
+    def _do_steps(
+        self,
+        batches: Iterator[tuple[int, Tensor, Tensor]],
+        signals: Interruptions,
+        bar: tqdm,
+    ) -> None:
+        self.network.train()
+        if self._validation_is_missing():
+            self.score()
+            self.save()
+        clock = Clock(self.device)
+        for step, raw, labels in batches:
+            clock.lap("data")
+            with signals.held():
+                self._advance(step, raw, labels, clock)
+            bar.update()
+            recent = np.mean(self.history.training["loss"][-50:])
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+            self._finish_step()
+            clock.restart()
 
-    updates.zero_grad()
-    logits.backward(leaf.grad.to(logits.dtype))
-    norm = nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
-    numbers["gradient_norm"] = norm.item()
-    _check_finite(numbers)
-    updates.step()
-    clock.lap("network")
-    return numbers
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {
+            "kind": files.CHECKPOINT,
+            "step": self.step,
+            "configuration": self.configuration,
+            "network": unwrapped(self.network).state_dict(),
+            "optimiser": self.updates.optimiser.state_dict(),
+            "history": self.history.to_dict(),
+            "model": self._header(),
+        }
+        files.write(self.path, content)
+        self.saved = self.step
 
+    def _header(self) -> dict[str, Any] | None:
+        return self.model and files.header(self.network, **self.model(self.history))
 
-def _evaluate(loss: Loss, affinities: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss and, for a sum, its terms before they are weighted."""
-    if not isinstance(loss, SumLoss):
-        return loss(affinities, labels), {}
-    kinds = [type(part).__name__ for part in loss.losses]
-    names = [k if kinds.count(k) == 1 else f"{k} {i}" for i, k in enumerate(kinds)]
-    terms = [part(affinities, labels) for part in loss.losses]
-    weighted = [weight * term for weight, term in zip(loss.weights, terms, strict=True)]
-    return torch.stack(weighted).sum(), dict(zip(names, terms, strict=True))
+    def _keep_unfinished(self) -> None:
+        if self.path is not None and self.first and self.step:
+            if self.step > self.saved:
+                self.save()
+            logger.info("%s keeps the %d steps that were done", self.path, self.step)
 
+    def score(self) -> None:
+        """Validate, and keep the numbers."""
+        self.network.eval()
+        with torch.no_grad():
+            numbers = {name: float(x) for name, x in self.validate(self.network).items()}
+        self.network.train()
+        _append(self.history.validation, self.step, numbers)
+        if self.log:
+            self.log(self.step, {f"validation/{name}": x for name, x in numbers.items()})
 
-def _check_finite(numbers: Mapping[str, float]) -> None:
-    if not all(map(math.isfinite, numbers.values())):
-        raise FloatingPointError(", ".join(f"{name} = {x:g}" for name, x in numbers.items()))
+    def _finish_step(self) -> None:
+        """Log a step, and do what is due after it."""
+        if self.log and self.first:
+            self.log(self.step, {n: x[-1] for n, x in self.history.training.items() if n != "step"})
+        saves = self.path is not None and self._due(self.settings.checkpoint_every)
+        if saves:
+            self.save()
+        if self.validate and self._due(self.settings.validate_every):
+            self.score()
+            if saves:
+                self.save()
 
+    def _due(self, every: int) -> bool:
+        return self.first and (self.step % every == 0 or self.step == self.settings.steps)
 
-def _validate(
-    network: nn.Module, validate: Callable[[nn.Module], Mapping[str, float]]
-) -> dict[str, float]:
-    network.eval()
-    with torch.no_grad():
-        numbers = {name: float(value) for name, value in validate(network).items()}
-    network.train()
-    return numbers
+    def _validation_is_missing(self) -> bool:
+        scored = self.history.validation.get("step", [])
+        due = self.step > 0 and self._due(self.settings.validate_every)
+        return self.validate is not None and due and self.step not in scored
+
+    def _describe(self) -> dict[str, Any]:
+        """Write down all that the weights will depend on."""
+        things = {"loss": self.loss, "dataset": self.dataset}
+        things |= {name: getattr(self.settings, name) for name in DECISIVE}
+        for name, thing in things.items():
+            if self.first and (names := known_by_name(thing)):
+                logger.warning(
+                    "when %s is continued, it cannot tell whether the %s is another one: all that "
+                    "it knows of %s is the name",
+                    self.path,
+                    name,
+                    ", ".join(dict.fromkeys(names)),
+                )
+        described = {name: describe(thing) for name, thing in things.items()}
+        return {"network": architecture(self.network), **described}
+
+    def _load(self, content: Mapping[str, Any]) -> None:
+        changes = []
+        for name, now in self.configuration.items():
+            first, *others = [*differences(content["configuration"].get(name), now, name), None]
+            if first:
+                more = f"another {name}: {first} and {len(others) - 1} more"
+                changes.append(more if len(others) > 1 else first)
+        if changes:
+            raise ValueError(
+                f"{self.path} belongs to another training ({'; '.join(changes)}): "
+                "continue with what it was begun with, or take another name"
+            )
+        steps = self.settings.steps
+        if content["step"] > steps:
+            raise ValueError(
+                f"{self.path} is at step {content['step']}, beyond the {steps} asked for"
+            )
+        unwrapped(self.network).load_state_dict(content["network"])
+        self.updates.optimiser.load_state_dict(content["optimiser"])
+        self.step = self.saved = content["step"]
+        self.history = History(**content["history"])
+
+    def _advance(self, step: int, raw: Tensor, labels: Tensor, clock: Clock) -> None:
+        try:
+            numbers = self.updates.do(step, raw, labels, clock)
+        except FloatingPointError as error:
+            path = self.path
+            kept = f"; {path} keeps the last checkpoint" if path and path.exists() else ""
+            message = f"training diverged in step {step}: {error}{kept}"
+            raise FloatingPointError(message) from None
+        numbers |= {f"seconds/{part}": seconds for part, seconds in clock.seconds.items()}
+        _append(self.history.training, step, numbers)
+        self.step = step
 
 
 def _append(columns: dict[str, list[float]], step: int, numbers: Mapping[str, float]) -> None:
     for name, value in {"step": step, **numbers}.items():
         columns.setdefault(name, []).append(value)
-
-
-def _restore(
-    path: Path,
-    configuration: dict[str, Any],
-    steps: int,
-    network: nn.Module,
-    updates: torch.optim.Optimizer,
-) -> tuple[int, History]:
-    """Load a checkpoint into network and optimiser, if it is one of this very training."""
-    content = files.read(path, files.CHECKPOINT)
-    differences = [
-        f"{name} was {was}, is {now}" if len(f"{was}{now}") < 200 else f"another {name}"
-        for name in content["configuration"] | configuration
-        if (was := content["configuration"].get(name)) != (now := configuration.get(name))
-    ]
-    if differences:
-        raise ValueError(
-            f"{path} belongs to another training ({'; '.join(differences)}): "
-            "continue with what it was begun with, or take another name"
-        )
-    if content["step"] > steps:
-        raise ValueError(f"{path} is at step {content['step']}, beyond the {steps} asked for")
-    network.load_state_dict(content["network"])
-    updates.load_state_dict(content["optimiser"])
-    return content["step"], History(**content["history"])
 
 
 @contextmanager
@@ -434,22 +362,3 @@ def _reproducible(device: torch.device) -> Iterator[None]:
             yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
-
-
-class _Clock:
-    """Seconds that each part of a step took, summed over its laps."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.restart()
-
-    def restart(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now

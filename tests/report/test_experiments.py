@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
-from malis.training import checkpoint
+from malis.training import CosineDecay, checkpoint
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import load_model
 from malis.training.dataset import SectionSplit
@@ -93,14 +93,6 @@ def test_sets_of_sections_do_not_overlap():
         assert not (train & validation or train & test or validation & test)
 
 
-def test_the_learning_rate_falls_from_its_peak_to_nothing():
-    rate = configurations.Decay(0.5, 100)
-    rates = [rate(step) for step in range(1, 102)]
-    assert rates[0] == 0.5
-    assert rates == sorted(rates, reverse=True)
-    assert abs(rates[-1]) < 1e-12
-
-
 def test_other_learning_rates_are_tried_without_a_look_at_test_sections(small_world, monkeypatch):
     results = small_world / "results"
     monkeypatch.setattr(experiments, "RESULTS", results)
@@ -180,7 +172,7 @@ def test_stages_follow_each_other_along_one_decay(small_world):
             work / f"small_unet-ce-then-malis_0-{number}.pt", checkpoint.CHECKPOINT
         )["history"]["training"]["learning_rate"]
     ]
-    whole = configurations.Decay(2e-3, 3)
+    whole = CosineDecay(2e-3, 3)
     assert rates == [whole(step) for step in (1, 2, 3)]
 
 

@@ -1,8 +1,10 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import types
 from dataclasses import asdict
@@ -18,7 +20,6 @@ from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.cli import main
 from malis.cli.configuration import (
-    CosineDecay,
     Training,
     check_configuration,
     parse_override,
@@ -29,7 +30,7 @@ from malis.composite import WindowLoss
 from malis.inference import predict
 from malis.labels import relabel_components
 from malis.segmentation import agglomerate, best_threshold, fragments, inside_threshold
-from malis.training import PatchDataset, load_volume, train
+from malis.training import CosineDecay, PatchDataset, describe, load_volume, train
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import CHECKPOINT, load_model, read
 from unet import UNet
@@ -194,8 +195,9 @@ class TestTraining:
         assert run("net.model", "--set", *changes, "loss.MalisLoss.window=14") == 0
         configuration = read(Path("net.model.checkpoint"), CHECKPOINT)["configuration"]
         assert configuration["mixed_precision"] is True
-        assert "AffinityCrossEntropy" not in configuration["loss"]
-        assert f"augment={Augmentation()!r}"[:30] in configuration["dataset"]
+        assert list(configuration["loss"]["losses"]) == ["class", "0"]
+        assert configuration["loss"]["losses"]["0"]["loss"]["class"] == "MalisLoss"
+        assert configuration["dataset"]["augment"] == describe(Augmentation())
         model = load_model("net.model")
         assert type(model.network).__name__ == "PlainCNN"
         assert "scores" not in model.card
@@ -226,9 +228,35 @@ class TestTraining:
         assert not Path("parts.model").exists()
         assert read(Path("parts.model.checkpoint"), CHECKPOINT)["step"] == 4
         monkeypatch.setattr(PatchDataset, "__getitem__", loaded)
+        unfinished = load_model("parts.model.checkpoint")
+        assert unfinished.card["steps"] == 4
+        assert "threshold" in unfinished.card["scores"]["agglomeration"]
+        network = ["--checkpoint", "parts.model.checkpoint", "--quiet"]
+        assert main(["predict", "sample.hdf", "affinities.hdf", *network]) == 0
+        assert main(["segment", "sample.hdf", "labels.hdf", *network]) == 0
         assert run("parts.model") == 0
         assert_same(weights("parts.model.checkpoint"), weights("whole.model.checkpoint"))
         assert load_model("parts.model").card == load_model("whole.model").card
+
+    def test_sigterm_saves_what_was_done(self, folder):
+        command = [sys.executable, "-m", "malis", "train", "train.toml", "net.model"]
+        options = ["--device", "cpu", "--set", "training.steps=100000"]
+        process = subprocess.Popen(
+            [*command, *options], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            while not Path("net.model.checkpoint").exists():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode not in (0, -signal.SIGTERM)
+        step = read("net.model.checkpoint", CHECKPOINT)["step"]
+        assert f"net.model.checkpoint keeps the {step} steps that were done" in said
+        assert load_model("net.model.checkpoint").card["steps"] == step
 
     def test_restart_and_overwrite(self, folder, capsys):
         assert run("net.model", "--set", "training.steps=2") == 0
@@ -238,7 +266,7 @@ class TestTraining:
         assert capsys.readouterr().err == "malis train: net.model exists; --overwrite replaces it\n"
         assert run("net.model", "--overwrite", "--set", "training.steps=2", "network.wf=3") == 1
         error = capsys.readouterr().err
-        assert "belongs to another training (another network)" in error
+        assert "belongs to another training (another network: network." in error
         assert error.endswith("; --restart begins anew\n") and error.count("\n") == 1
         assert Path("net.model").read_bytes() == before
         changes = ["--set", "training.steps=2", "network.wf=3"]
@@ -368,8 +396,7 @@ class TestConfiguration:
         np.testing.assert_array_equal(configuration.loss.losses[1].offsets, offsets)
 
     def test_learning_rate_falls_to_zero_or_not(self):
-        rate = CosineDecay(0.1, 10)
-        assert rate(1) == 0.1 and rate(6) == pytest.approx(0.05) and rate(11) == pytest.approx(0)
+        assert check_configuration(TABLE).learning_rate == CosineDecay(2e-3, 6)
         constant = {**TABLE, "training": {"schedule": "constant", "learning_rate": 1}}
         assert check_configuration(constant).learning_rate == 1
 
@@ -396,7 +423,7 @@ class TestConfiguration:
             ("network.type=ResNet", "network.type must be one of UNet, PlainCNN, got 'ResNet'"),
             ("network.up_mode=nearest", "[network] up_mode must be"),
             ("network.offsets=[[0, 0]]", "offset 0 is zero"),
-            ("network.offsets=[[-1, 0, 0]]", "offsets must have 2 numbers each, as the patch has"),
+            ("network.offsets=[[-1, 0, 0]]", "offsets must have 2 numbers each, one for each axis"),
             ("network.offsets=3", "[network] offsets must have shape (C, ndim)"),
             ("loss.MalisLoss.weight=-1", "loss.MalisLoss.weight must be a number of at least 0"),
             (
@@ -429,6 +456,19 @@ class TestConfiguration:
         assert "malis train: train.toml: " in capsys.readouterr().err
         assert main(["train", "none.toml", "net.model"]) == 1
         assert "none.toml does not exist; --example prints one" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+    @pytest.mark.parametrize("newline", ["\n", "\r\n"])
+    def test_files_of_all_editors(self, folder, encoding, newline):
+        text = CONFIGURATION.replace("sample.hdf", "völ.hdf").replace("\n", newline)
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        Path("train.toml").write_bytes((mark + text).encode(encoding))
+        assert read_configuration("train.toml").data.volumes == ["völ.hdf"]
+
+    def test_another_encoding(self, folder, capsys):
+        Path("train.toml").write_bytes(CONFIGURATION.replace("sample", "völ").encode("latin-1"))
+        assert run("net.model") == 1
+        assert "train.toml: the text is in another encoding than UTF-8" in capsys.readouterr().err
 
     def test_overrides_are_values_of_toml_or_text(self):
         assert parse_override("a.b=3") == ("a.b", 3)

@@ -86,8 +86,10 @@ def test_bad_input_is_refused():
     volume = np.zeros((16, 16), np.uint8)
     with pytest.raises(TypeError, match="takes no out"):
         predict_views(network(2), volume, malis.nearest_offsets(2), out=np.zeros((2, 16, 16)))
-    with pytest.raises(ValueError, match="predicts 2 affinities with 2 axes"):
+    with pytest.raises(ValueError, match="predicts 2 affinities with 2 axes or more"):
         predict_views(network(2), volume, malis.nearest_offsets(3))
+    with pytest.raises(ValueError, match="predicts 3 affinities with 3 axes or more"):
+        predict_views(network(3), volume, [[-1, 0], [0, -1], [-1, -1]])
     with pytest.raises(ValueError, match=r"\[-2, 3\] becomes .* nor its opposite"):
         predict_views(network(2), volume, [[-2, 3], [0, -1]], progress=False)
 

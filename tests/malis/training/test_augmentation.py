@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malis.training import describe
 from malis.training.augmentation import (
     FOLD_FREE,
     Augmentation,
@@ -229,8 +230,8 @@ class TestAugmentation:
         )
         raw = torch.linspace(-0.5, 0.5, 64).view(1, 8, 8)
         changes = pickle.loads(pickle.dumps(grey_value_changes()))
-        strengths = "contrast=0.25, brightness=0.2, gamma=1.4, noise=0.08"
-        assert repr(changes) == f"grey_value_changes({strengths})"
+        strengths = {"contrast": 0.25, "brightness": 0.2, "gamma": 1.4, "noise": 0.08}
+        assert describe(changes) == {"class": "GreyValueChanges", **strengths}
         for seed in range(8):
             views = []
             for transform in (plain, changes, transforms.Compose([changes])):

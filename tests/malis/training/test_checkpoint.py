@@ -44,6 +44,16 @@ class TestFiles:
         assert torch.equal(again.pop("weights"), content.pop("weights")) and again == content
         assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
+    def test_numbers_of_numpy_become_plain(self, tmp_path):
+        content = {"kind": MODEL, "rates": [(np.float64(0.5),), {np.int64(3): np.bool_(True)}]}
+        write(tmp_path / "a.pt", content)
+        assert read(tmp_path / "a.pt", MODEL)["rates"] == [(0.5,), {3: True}]
+
+    def test_what_could_not_be_read_is_not_written(self, tmp_path):
+        with pytest.raises(TypeError, match="could not be read again"):
+            write(tmp_path / "a.pt", {"kind": MODEL, "path": tmp_path})
+        assert not list(tmp_path.iterdir())
+
     def test_full_disk_keeps_the_earlier_file(self, tmp_path):
         path = tmp_path / "a.pt"
         write(path, {"kind": CHECKPOINT, "weights": torch.zeros(10)})
@@ -77,7 +87,7 @@ class TestFiles:
         with pytest.raises(FileNotFoundError, match="does not exist"):
             read(path, MODEL)
         write(path, {"kind": MODEL, "weights": torch.zeros(1000)})
-        with pytest.raises(ValueError, match="should be a 'malis checkpoint 1' file"):
+        with pytest.raises(ValueError, match="should be a 'malis checkpoint 2' file"):
             read(path, CHECKPOINT)
         whole = path.read_bytes()
         for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
@@ -134,6 +144,13 @@ class TestModels:
         content["arguments"] = {"n_affinities": 3, "ndim": 3}
         torch.save(content, tmp_path / "a.pt")
         assert load_model(tmp_path / "a.pt").network.out_channels == 3
+
+    @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+    def test_the_network_in_a_wrapper_is_saved(self, tmp_path, wrap):
+        network = self.network()
+        save_model(tmp_path / "a.pt", wrap(network), ARGUMENTS, OFFSETS, half=False)
+        again = load_model(tmp_path / "a.pt").network.state_dict()
+        assert all(torch.equal(again[name], x) for name, x in network.state_dict().items())
 
     def test_half_is_half_the_size(self, tmp_path):
         network = UNet(depth=3, wf=5)

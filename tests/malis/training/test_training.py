@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from malis import AffinityCrossEntropy, MalisLoss, MaximinLoss, SumLoss, nearest_offsets
-from malis.training import History, choose_device, describe, train
-from malis.training.augmentation import Augmentation, grey_value_changes
+from malis.training import CosineDecay, History, choose_device, train
+from malis.training.augmentation import Augmentation
 from malis.training.batches import batch_indices, load_batches
-from malis.training.checkpoint import CHECKPOINT, read
+from malis.training.checkpoint import CHECKPOINT, load_model, read
 from malis.training.dataset import LabelledVolume, PatchDataset
 from unet import UNet
 
@@ -114,6 +116,43 @@ class TestLearning:
         history = train(network(), loss, patches(), steps=1, **QUIET).training
         assert {"loss/MalisLoss 0", "loss/MalisLoss 1"} <= set(history)
 
+    def test_the_loss_that_is_given_is_called(self):
+        """A subclass with a forward of its own is used, and so are hooks."""
+
+        class Small(SumLoss):
+            def forward(self, affinities, labels):
+                return super().forward(affinities, labels) * 0 + 0.001
+
+        loss, calls = Small([AffinityCrossEntropy(OFFSETS), MalisLoss(OFFSETS)]), []
+        for module in loss.modules():
+            module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+        history = train(network(), loss, patches(), steps=2, **QUIET).training
+        assert history["loss"] == pytest.approx([0.001] * 2)
+        assert history["gradient_norm"] == [0.0] * 2
+        assert min(history["loss/MalisLoss"] + history["loss/AffinityCrossEntropy"]) > 0.01
+        assert calls == ["AffinityCrossEntropy", "MalisLoss", "Small"] * 2
+
+    def test_a_loss_may_ask_for_logits(self):
+        seen = {}
+
+        class Own(nn.Module):
+            def __init__(self, from_logits):
+                super().__init__()
+                self.from_logits = from_logits
+
+            def forward(self, values, labels):
+                seen[self.from_logits] = values.detach()
+                return (values.sigmoid() if self.from_logits is True else values).mean()
+
+        nets = [network(batch_norm=False) for _ in range(3)]
+        for net, from_logits in zip(nets, (True, False, "yes"), strict=True):
+            train(net, Own(from_logits), patches(), steps=1, **QUIET)
+        assert seen[True].min() < 0 and seen[True].dtype == torch.float32
+        torch.testing.assert_close(seen[True].sigmoid(), seen[False])
+        assert torch.equal(seen["yes"], seen[False])
+        for first, second in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            torch.testing.assert_close(first, second)
+
     def test_sum_equals_its_own_forward(self):
         loss = SumLoss([AffinityCrossEntropy(OFFSETS), MalisLoss(OFFSETS)], [0.5, 2.0])
         first, second = network(), network()
@@ -141,6 +180,13 @@ class TestLearning:
             learning_rate=lambda step: 0.1 / step, **QUIET,
         )  # fmt: skip
         np.testing.assert_allclose(history.training["learning_rate"], [0.1, 0.05, 0.1 / 3, 0.025])
+
+    def test_a_cosine_falls_over_all_stages(self):
+        rate = CosineDecay(0.1, 10)
+        assert rate(1) == 0.1 and rate(6) == pytest.approx(0.05) and rate(11) == pytest.approx(0)
+        rates = [rate(step) for step in range(1, 12)]
+        assert rates == sorted(rates, reverse=True)
+        assert [CosineDecay(0.1, 10, done=4)(step) for step in (1, 2)] == [rate(5), rate(6)]
 
     @pytest.mark.parametrize("first", [0.1, 0.0])
     def test_groups_of_parameters_keep_rates_of_their_own(self, tmp_path, first):
@@ -199,6 +245,21 @@ class TestLearning:
         assert mixed.training["loss"][0] != exact.training["loss"][0]
         assert mixed.training["loss"][-1] == pytest.approx(exact.training["loss"][-1], rel=0.1)
         assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+    @pytest.mark.parametrize("ndim", [2, 3])
+    def test_channels_last_changes_only_the_memory(self, ndim):
+        labels = (np.indices((20, 20, 20)) // 5).sum(0).astype(np.uint64) + 1
+        volume = LabelledVolume((labels * 10).astype(np.uint8), labels, (10.0, 10.0, 10.0))
+        settings = {"ndim": ndim, "n_classes": ndim, "padding": True}
+        nets = network(**settings), network(**settings)
+        losses, formats = [], []
+        for net, last in zip(nets, (False, True), strict=True):
+            net.last.register_forward_pre_hook(lambda _, x: formats.append(x[0].stride(1)))
+            data, loss = PatchDataset(volume, (16,) * ndim), MalisLoss(nearest_offsets(ndim))
+            history = train(net, loss, data, steps=3, channels_last=last, **QUIET)
+            losses.append(history.training["loss"])
+        assert formats == [16**ndim] * 3 + [1] * 3
+        np.testing.assert_allclose(*losses, rtol=1e-3)
 
     def test_three_dimensions(self):
         labels = (np.indices((20, 20, 20)) // 5).sum(0).astype(np.uint64) + 1
@@ -297,6 +358,27 @@ class TestRepeating:
         assert resumed.training["loss"] == history.training["loss"]
         assert resumed.training["step"] == list(range(1, 10))
 
+    def test_numbers_of_numpy_can_be_read_again(self, tmp_path):
+        settings = {
+            "learning_rate": lambda step: 1e-3 * np.cos(step / 100),
+            "optimiser": partial(torch.optim.Adam, betas=(np.float64(0.9), np.float64(0.99))),
+            "validate": lambda net: {"score": np.float32(0.5)},
+            "max_gradient_norm": np.float64(2),
+        }
+        whole, parts = network(), network()
+        train(whole, AffinityCrossEntropy(OFFSETS), patches(), steps=4, **settings, **QUIET)
+        settings["checkpoint"] = tmp_path / "a.pt"
+        for steps in (np.int64(2), 4):
+            train(parts, AffinityCrossEntropy(OFFSETS), patches(), steps=steps, **settings, **QUIET)
+        assert_same(weights(whole), weights(parts))
+
+    def test_a_compiled_network_has_the_checkpoint_of_the_network(self, tmp_path):
+        settings = {"checkpoint": tmp_path / "a.pt"} | QUIET
+        compiled, loss = torch.compile(network(), backend="eager"), AffinityCrossEntropy(OFFSETS)
+        train(compiled, loss, patches(), steps=2, **settings)
+        resumed = train(network(seed=5), loss, patches(), steps=3, **settings)
+        assert resumed.training["step"] == [1, 2, 3]
+
     def test_killed_at_any_moment(self, tmp_path):
         # A checkpoint after every step: a kill often falls into the writing of one.
         path, steps = tmp_path / "a.pt", 100_000
@@ -331,6 +413,145 @@ class TestRepeating:
         assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
 
+class Ending(AffinityCrossEntropy):
+    """A loss in whose third step a signal comes."""
+
+    def __init__(self, number, times=1):
+        super().__init__(OFFSETS)
+        self._left, self._number, self._times = 3, number, times
+
+    def forward(self, affinities, labels):
+        self._left -= 1
+        for _ in range(self._times if self._left == 0 else 0):
+            os.kill(os.getpid(), self._number)
+        return super().forward(affinities, labels)
+
+
+class TestSignals:
+    SETTINGS = {"steps": 6, "checkpoint_every": 100} | QUIET
+
+    def ends(self, error, loss, path, **settings):
+        before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        with pytest.raises(error) as caught:
+            train(network(), loss, patches(), checkpoint=path, **self.SETTINGS, **settings)
+        assert before == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+        return caught.value
+
+    def continues(self, path, step, loss=None, **settings):
+        assert read(path, CHECKPOINT)["step"] == step
+        whole, resumed = network(), network(seed=5)
+        loss = loss or Ending(signal.SIGTERM, times=0)
+        expected = train(whole, loss, patches(), **self.SETTINGS, **settings)
+        history = train(resumed, loss, patches(), checkpoint=path, **self.SETTINGS, **settings)
+        assert_same(weights(whole), weights(resumed))
+        assert history.validation == expected.validation
+
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_a_step_is_ended_and_saved(self, tmp_path, times):
+        path = tmp_path / "a.pt"
+        error = self.ends(SystemExit, Ending(signal.SIGTERM, times), path)
+        assert error.code == 128 + signal.SIGTERM
+        self.continues(path, 3)
+
+    def test_ctrl_c(self, tmp_path):
+        path = tmp_path / "a.pt"
+        self.ends(KeyboardInterrupt, Ending(signal.SIGINT), path)
+        self.continues(path, 3)
+
+    def test_without_a_checkpoint_it_ends_all_the_same(self):
+        with pytest.raises(SystemExit):
+            train(network(), Ending(signal.SIGTERM), patches(), steps=6, **QUIET)
+
+    def test_during_a_validation(self, tmp_path):
+        """It is not waited for, and made up for."""
+        calls, path = [], tmp_path / "a.pt"
+
+        def validate(net):
+            calls.append(None)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            return {"bias": float(net.last.bias[0])}
+
+        start = time.monotonic()
+        loss = AffinityCrossEntropy(OFFSETS)
+        self.ends(SystemExit, loss, path, validate=validate, validate_every=2)
+        assert time.monotonic() - start < 30
+        self.continues(path, 4, loss, validate=validate, validate_every=2)
+
+    def test_while_a_checkpoint_is_written(self, tmp_path, monkeypatch):
+        path, fsync, calls = tmp_path / "a.pt", os.fsync, []
+
+        def signalled(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", signalled)
+        loss = Ending(signal.SIGTERM, times=0)
+        self.ends(SystemExit, loss, path, validate_every=6, validate=lambda net: {})
+        assert read(path, CHECKPOINT)["step"] == 6
+
+    def test_a_handler_of_the_program_decides(self, tmp_path):
+        steps = []
+        before = signal.signal(signal.SIGTERM, lambda *_: steps.append(len(steps)))
+        try:
+            loss = Ending(signal.SIGTERM)
+            history = train(network(), loss, patches(), **self.SETTINGS)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert steps == [0] and len(history.training["step"]) == 6
+
+    def test_in_a_thread_signals_are_left_alone(self):
+        def work():
+            train(network(), AffinityCrossEntropy(OFFSETS), patches(), steps=1, **QUIET)
+            done.append(True)
+
+        done = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert done
+
+
+class TestModelsOfCheckpoints:
+    def model(self, history):
+        arguments = {"depth": 2, "wf": 2, "batch_norm": True}
+        card = {"steps": len(history.training.get("step", [])), **history.to_dict()["validation"]}
+        return {"arguments": arguments, "offsets": OFFSETS, "card": card}
+
+    def test_an_unfinished_training_can_be_used(self, tmp_path):
+        path, net = tmp_path / "a.pt", network()
+        with pytest.raises(SystemExit):
+            train(net, Ending(signal.SIGTERM), patches(), steps=6, checkpoint=path,
+                  model=self.model, validate=lambda net: {"score": 0.5}, validate_every=2,
+                  **QUIET)  # fmt: skip
+        found = load_model(path)
+        assert found.offsets == OFFSETS and not found.network.training
+        assert found.card == {"steps": 3, "step": [2], "score": [0.5]}
+        assert_same(weights(found.network), weights(net))
+
+    def test_one_that_does_not_tell_its_network(self, tmp_path):
+        settings = {"steps": 1, "checkpoint": tmp_path / "a.pt"} | QUIET
+        train(network(), AffinityCrossEntropy(OFFSETS), patches(), **settings)
+        with pytest.raises(ValueError, match="checkpoint that does not say how"):
+            load_model(tmp_path / "a.pt")
+
+    def test_what_is_wrong_is_said_before_the_first_step(self, tmp_path):
+        with pytest.raises(ValueError, match="is another architecture"):
+            train(network(wf=3), AffinityCrossEntropy(OFFSETS), None, steps=1, model=self.model,
+                  checkpoint=tmp_path / "a.pt", **QUIET)  # fmt: skip
+
+    def test_it_does_not_change_the_training(self, tmp_path):
+        plain, told = network(dropout=0.0), network(dropout=0.0)
+        train(plain, RandomisedLoss(), patches(), steps=3, **QUIET)
+        train(told, RandomisedLoss(), patches(), steps=3, checkpoint=tmp_path / "a.pt",
+              checkpoint_every=1, model=self.model, **QUIET)  # fmt: skip
+        assert_same(weights(plain), weights(told))
+
+
 class TestRefusals:
     @pytest.fixture
     def path(self, tmp_path):
@@ -353,7 +574,10 @@ class TestRefusals:
         self.refused(path, FileExistsError, "resume=True continues it", resume=False)
 
     def test_another_architecture(self, path):
-        self.refused(path, ValueError, "another network", net=network(wf=3))
+        words = (
+            r"another network: network.down_path.0.block.0.out_channels was 4, is 8 and \d+ more"
+        )
+        self.refused(path, ValueError, words, net=network(wf=3))
         self.refused(path, ValueError, "another network", net=network(pool_sizes=[(1, 2)]))
 
     @pytest.mark.parametrize(
@@ -365,8 +589,9 @@ class TestRefusals:
             ({"optimiser": torch.optim.SGD}, "optimiser was .*Adam.*, is .*SGD"),
             ({"max_gradient_norm": 1.0}, "max_gradient_norm"),
             ({"mixed_precision": True}, "mixed_precision"),
-            ({"loss": MalisLoss(OFFSETS)}, "loss"),
-            ({"data": patches(seed=2)}, "dataset"),
+            ({"channels_last": True}, "channels_last was False, is True"),
+            ({"loss": MalisLoss(OFFSETS)}, "loss was AffinityCrossEntropy, is MalisLoss"),
+            ({"data": patches(seed=2)}, "dataset.seed was 0, is 2"),
         ],
     )
     def test_another_configuration(self, path, settings, words):
@@ -378,6 +603,15 @@ class TestRefusals:
     def test_a_damaged_checkpoint(self, path):
         path.write_bytes(path.read_bytes()[:-100])
         self.refused(path, ValueError, "damaged")
+
+    def test_a_checkpoint_of_an_earlier_version(self, path):
+        content = read(path, CHECKPOINT)
+        torch.save(content | {"kind": "malis checkpoint 1", "configuration": {}}, path)
+        self.refused(path, ValueError, "a.pt is a checkpoint of an earlier version")
+
+    def test_a_setting_that_there_is_not(self):
+        with pytest.raises(TypeError, match="'stepz'"):
+            train(network(), AffinityCrossEntropy(OFFSETS), patches(), stepz=3)
 
     def test_a_folder_that_does_not_exist(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="folder"):
@@ -529,23 +763,6 @@ class TestBatches:
         later = {step: raw for step, raw, _ in load_batches(data, range(3, 5), 2)}
         assert list(all_steps) == [1, 2, 3, 4] and list(later) == [3, 4]
         assert all(torch.equal(raw, all_steps[step]) for step, raw in later.items())
-
-
-def test_description_tells_settings_and_no_addresses():
-    first, again = MalisLoss(OFFSETS), MalisLoss(OFFSETS)
-    assert describe(first) == describe(again)
-    assert describe(first) != describe(MalisLoss(OFFSETS, edge_loss="squared_hinge"))
-    assert describe(SumLoss([first], [1.0])) != describe(SumLoss([first], [2.0]))
-    assert describe(patches()) == describe(patches()) != describe(patches(seed=1))
-    assert "0x" not in describe(patches()) + describe(lambda: None)
-
-
-def test_strengths_of_grey_value_changes_are_told_apart():
-    first, again, other = (
-        describe(Augmentation(grey_values=grey_value_changes(noise=noise)))
-        for noise in (0.08, np.float64(0.08), 0.1)
-    )
-    assert first == again != other and "noise=0.08" in first
 
 
 def test_what_a_checkpoint_cannot_tell_apart_is_logged(tmp_path, caplog):
