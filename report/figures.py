@@ -106,6 +106,7 @@ def draw_cost(results: Path = RESULTS) -> plt.Figure:
         "two trees by hg.bpt_canonical": "two_bpt_canonical_s",
         "pair counts, Higra": "pair_counts_s",
         "pair counts, tensor operations": "pair_counts_parallel_s",
+        "pair counts, Numba": "pair_counts_numba_s",
     }
     rows = sorted(measured["sizes"], key=lambda row: row["edges"])
     edges = np.array([row["edges"] for row in rows])
