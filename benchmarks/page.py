@@ -19,7 +19,8 @@ one process.
 
 The yardstick is what the two passes cost when they are built the plain way, with
 `hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
-everything from affinities and labels to counts. "Higra" is the sequential path, "Numba" the same in
+everything from affinities and labels to counts. All are CPU times, the least of several runs in
+turns. "Higra" is the sequential path, "Numba" the same in
 compiled loops (`malis.compiled`; `pip install malis-segmentation[fast]`), "tensors" the
 data-parallel form of `malis.tensor_backend` on the same thread. The last column divides by two
 calls on the affinities as they are, which have fewer ties than those of the passes.
@@ -30,8 +31,8 @@ calls on the affinities as they are, which have fewer ties than those of the pas
 constrained counts without masks of samples of at least 2^19 voxels or of at least 16 samples of at
 most 2^11 voxels, and Higra for all others. On a GPU it takes the tensors.
 
-The first count of a process also loads the compiled loops: {cached} s, and {compiled} s where they
-have not been compiled yet (once for a user and a version).
+The first count of a process also loads Numba and the compiled loops: {cached} s by the clock, and
+{compiled} s where they have not been compiled yet (once for a user and a version).
 
 Losses with their gradients. The README's sum is cross-entropy and MALIS in windows of 32 x 32:
 
