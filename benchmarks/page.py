@@ -20,10 +20,10 @@ one process.
 The yardstick is what the two passes cost when they are built the plain way, with
 `hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
 everything from affinities and labels to counts. All are CPU times, the least of several runs in
-turns. "Higra" is the sequential path, "Numba" the same in
-compiled loops (`malis.compiled`; `pip install malis-segmentation[fast]`), "tensors" the
-data-parallel form of `malis.tensor_backend` on the same thread. The last column divides by two
-calls on the affinities as they are, which have fewer ties than those of the passes.
+turns. "Higra" is the sequential path, "Numba" the same in compiled loops (`malis.compiled`; needs
+the extra `fast`), "tensors" the data-parallel form of `malis.tensor_backend` on the same thread.
+The last column divides by two calls on the affinities as they are, which have fewer ties than those
+of the passes.
 
 {sizes}
 

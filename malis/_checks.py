@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from malis._extras import extra_package
+
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -451,7 +453,7 @@ def choose_backend(
     ------
     ValueError
         If the backend is none of the four, or "numba" and a sample is too large for it.
-    ImportError
+    ModuleNotFoundError
         If it is "numba", which is not installed.
     """
     if backend not in BACKENDS:
@@ -460,8 +462,7 @@ def choose_backend(
     voxels, samples = math.prod(affinities.shape[-ndim:]), math.prod(affinities.shape[: -ndim - 1])
     fits_numba = voxels < 2**31 and voxels * len(offsets) < 2**32
     if backend == "numba":
-        if not has_numba():
-            raise ImportError('backend "numba" needs Numba: pip install malis-segmentation[fast]')
+        extra_package("numba", "fast")
         if not fits_numba:
             raise ValueError(
                 'backend "numba" takes samples of fewer than 2^31 voxels and 2^32 edges, got '

@@ -105,7 +105,7 @@ def pair_counts(
         a sample, or more.
     TypeError
         If affinities are not floating-point numbers, or labels or offsets not integers.
-    ImportError
+    ModuleNotFoundError
         If the backend is "numba" and Numba is not installed.
 
     Notes

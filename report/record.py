@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+
 from cremi_eval.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]

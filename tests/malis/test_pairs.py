@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -299,16 +300,21 @@ def test_auto_is_numba_where_it_is_installed_and_fits(monkeypatch):
         affinities = zeros_of((*batch, channels, *(size,) * ndim))
         offsets = np.zeros((channels, ndim), int)
         assert choose_backend("auto", affinities, offsets, general=True) == "numba"
-    for shape in [(3, 1200, 1200, 1200), (1, 1291, 1291, 1291)]:
-        offsets = np.zeros((shape[0], 3), int)
-        assert choose_backend("auto", zeros_of(shape), offsets) == "higra"
-        with pytest.raises(ValueError, match=r"fewer than 2\^31 voxels and 2\^32 edges, got"):
-            choose_backend("numba", zeros_of(shape), offsets)
+
+
+@pytest.mark.parametrize("shape", [(3, 1200, 1200, 1200), (1, 1291, 1291, 1291)])
+def test_too_large_for_numba_is_for_higra(shape, monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: True)
+    monkeypatch.setattr("malis._checks.extra_package", lambda name, extra: None)
+    offsets = np.zeros((shape[0], 3), int)
+    assert choose_backend("auto", zeros_of(shape), offsets) == "higra"
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 voxels and 2\^32 edges, got"):
+        choose_backend("numba", zeros_of(shape), offsets)
 
 
 def test_numba_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("malis._checks.has_numba", lambda: False)
-    with pytest.raises(ImportError, match=r"needs Numba: pip install malis-segmentation\[fast\]"):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"needs numba, which the extra \[fast\] brings: pip"):
         pair_counts(*GOOD, nearest_offsets(2), backend="numba")
 
 

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import malis
-from malis import MaximinLoss, affinities_from_labels, maximin_edges, nearest_offsets, pair_counts
+from malis import (
+    MalisLoss,
+    MaximinLoss,
+    affinities_from_labels,
+    maximin_edges,
+    nearest_offsets,
+    pair_counts,
+)
 from malis.compiled import compiled_maximin_edges, compiled_pair_counts
 from malis.compiled.kruskal import count_labels, region_line, sort_edges, weakest_links
 
@@ -186,17 +193,23 @@ def test_arguments_are_left_alone_and_may_be_read_only(read_only):
         np.testing.assert_array_equal(array, copy)
 
 
-def test_the_maximin_loss_is_that_of_higra():
+@pytest.mark.parametrize("make", [MalisLoss, MaximinLoss])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_losses_and_gradients_are_those_of_higra(make, from_logits):
     generator = torch.Generator().manual_seed(0)
-    affinities = torch.rand(2, 2, 12, 12, generator=generator)
+    prediction = torch.rand(2, 2, 12, 12, generator=generator)
+    if from_logits:
+        prediction = 60 * prediction - 30
     labels = torch.randint(0, 4, (2, 12, 12), generator=generator)
-    losses = [
-        MaximinLoss(
-            nearest_offsets(2), backend=backend, generator=torch.Generator().manual_seed(1)
-        )(affinities, labels)
-        for backend in ("numba", "higra")
-    ]
-    assert losses[0] == losses[1] > 0
+    results = []
+    for backend in ("numba", "higra"):
+        torch.manual_seed(1)  # of the pairs
+        given = prediction.clone().requires_grad_()
+        loss = make(nearest_offsets(2), from_logits=from_logits, backend=backend)(given, labels)
+        results.append((loss.detach(), *torch.autograd.grad(loss, given)))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+    assert results[0][0] > 0
 
 
 SCRIPT = """
