@@ -59,6 +59,31 @@ class Clock:
         return [self.between(*pair) for pair in marks]
 
 
+def in_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time works on the host in turns, so that they share what else the machine does.
+
+    Parameters
+    ----------
+    works : dict of callables
+    rounds : int
+        Each runs so often, after once that is not counted.
+
+    Returns
+    -------
+    dict of lists
+        CPU seconds of this process, by the names of the works.
+    """
+    times = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            times[name].append(time.process_time() - start)
+    return times
+
+
 def summary(times: list[float]) -> dict[str, float]:
     """Return the median of times, and the least and the greatest."""
     return {"median_s": statistics.median(times), "least_s": min(times), "most_s": max(times)}

@@ -1,16 +1,13 @@
-"""How long the pair counts take: against the plain form, over sizes, and over numbers of labels.
+"""How long the pair counts take on a CPU: by every backend, over sizes, over numbers of labels.
 
-    python -m benchmarks.loss                  all of it; writes report/results/benchmark_loss.json
-    python -m benchmarks.loss --quick          small sizes only, writes nothing
-    python -m benchmarks.loss --device cuda    the tensor operations on a GPU instead, all of
-                                               `benchmarks.parallel_loss`
+    python -m benchmarks.loss            all of it; writes report/results/benchmark_loss.json
+    python -m benchmarks.loss --quick    small sizes only, writes nothing
 
-The yardstick is Higra's own call, made twice as the two passes demand: ``hg.bpt_canonical(graph,
-weights)`` on a graph object, with the weights of either pass (and, beside it, with the affinities
-as they are: fewer ties, more time). It includes neither the making of the graph nor any counting,
-which ours do. "pair_counts" is Higra's path, "parallel" the tensor
-form. Times are the least of several runs on one thread; the ratio compares two times of the same
-process.
+The yardstick, two calls of ``hg.bpt_canonical``, is that of `benchmarks.cases`; beside it stand two
+calls on the affinities as they are (fewer ties, more time). "pair_counts" is Higra's path,
+"parallel" the tensor form, "numba" the compiled loops. Times are the CPU time of
+one thread, the least of several runs; what is compared runs in turns. `benchmarks.parallel_loss`
+looks into the tensor form, and measures it on a GPU.
 """
 
 import argparse
@@ -18,72 +15,158 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from os import environ
 
 import higra as hg
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
-from benchmarks.clock import memory_of_process
-from malis import MalisLoss, nearest_offsets, pair_counts
+from benchmarks.cases import (
+    SEED,
+    count_edges,
+    make_case,
+    measure_memory,
+    plain_calls,
+    plain_graph,
+)
+from benchmarks.clock import in_turns
+from malis import (
+    AffinityCrossEntropy,
+    MalisLoss,
+    MaximinLoss,
+    SumLoss,
+    WindowLoss,
+    nearest_offsets,
+    pair_counts,
+)
 from malis._checks import check_offsets
 from malis.affinity import affinities_from_labels, gather_edges, grid_edges
 from malis.maximin import merge_order
 from report.record import write_results
 
+COLUMNS = {"pair_counts": "higra", "pair_counts_parallel": "parallel"}
+COLUMNS |= {"pair_counts_numba": "numba"}
 SIZES = [(64, 64), (164, 164), (256, 256), (512, 512), (1024, 1024)]
 SIZES += [(32,) * 3, (48,) * 3, (64,) * 3, (96,) * 3, (128,) * 3]
 LABEL_NUMBERS = [5, 50, 500, 5000]
 PLAIN_TABLE_BYTES = 1e9  # the plain form is left out where its table would be larger
-SEED = 0
 
 
-def make_case(shape: tuple[int, ...], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Make labels that fill a volume like neurons, and noisy affinities that follow them.
+def compare_sizes(sizes: list[tuple[int, ...]], repeats: int) -> list[dict]:
+    """Time the counts, the loss and the two plain calls over sizes, ~100 labels."""
+    rows = []
+    for shape in sizes:
+        offsets = nearest_offsets(len(shape))
+        affinities, labels = make_case(shape, 100)
+        graph, weights = plain_graph(affinities, labels)
+        raw = gather_edges(1 - affinities, check_offsets(offsets))
+        batch = torch.from_numpy(affinities[None]).requires_grad_(), torch.from_numpy(labels[None])
+        works = {
+            "two_bpt_canonical": partial(plain_calls, graph, weights),
+            "two_bpt_canonical_of_unaltered_affinities": partial(plain_calls, graph, [raw, raw]),
+            "loss_and_gradient": partial(gradient, MalisLoss(offsets, backend="higra"), batch),
+            "loss_and_gradient_numba": partial(
+                gradient, MalisLoss(offsets, backend="numba"), batch
+            ),
+        }
+        for name, backend in COLUMNS.items():
+            works[name] = partial(pair_counts, affinities, labels, offsets, backend=backend)
+        times = in_turns(works, repeats if labels.size > 300_000 else 3 * repeats)
+        row = {"shape": shape, "edges": count_edges(shape)}
+        row |= {f"{name}_s": min(seconds) for name, seconds in times.items()}
+        row["ratio"] = row["pair_counts_s"] / row["two_bpt_canonical_s"]
+        row["ratio_numba"] = row["pair_counts_numba_s"] / row["two_bpt_canonical_s"]
+        medians = [np.median(times[name]) for name in ("pair_counts_numba", "two_bpt_canonical")]
+        row["ratio_numba_of_medians"] = medians[0] / medians[1]
+        steps = [phases(affinities, labels) for _ in range(repeats)]
+        row["phases_s"] = {name: min(step[name] for step in steps) for name in steps[0]}
+        rows.append(row)
+        print(f"{shape}: {row['ratio']:.2f} of two bpt_canonical calls, {row['ratio_numba']:.3f}")
+    return rows
 
-    Parameters
-    ----------
-    shape : tuple of int
-    n_labels : int
-        Number of Voronoi cells.
 
-    Returns
-    -------
-    affinities : (ndim, *shape) float32 array
-    labels : shape int64 array
-    """
-    rng = np.random.default_rng(SEED)
-    seeds = rng.random((n_labels, len(shape))) * shape
-    voxels = np.stack(np.indices(shape, dtype=np.float32), axis=-1).reshape(-1, len(shape))
-    labels = cKDTree(seeds).query(voxels)[1].reshape(shape) + 1
-    truth = affinities_from_labels(labels, nearest_offsets(len(shape)))
-    noise = rng.normal(scale=0.25, size=truth.shape)
-    return np.clip(0.2 + 0.6 * truth + noise, 0, 1).astype(np.float32), labels
+def gradient(loss: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Compute a loss and its gradient."""
+    loss(*batch).backward()
 
 
-def least_time(work: Callable[[], object], repeats: int) -> float:
-    """Return the least wall-clock time of several runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def compare_losses(quick: bool, repeats: int) -> list[dict]:
+    """Time losses with their gradients, by every backend: that of the README, and both of MALIS."""
+    rows = []
+    makes = {
+        "the README's sum": lambda offsets, backend: SumLoss(
+            [
+                WindowLoss(MalisLoss(offsets, backend=backend), 32),
+                AffinityCrossEntropy(offsets),
+            ],
+            weights=[0.3, 1.0],
+        ),
+        "MalisLoss": lambda offsets, backend: MalisLoss(offsets, backend=backend),
+        "MaximinLoss": lambda offsets, backend: MaximinLoss(offsets, backend=backend),
+    }
+    for name, n_samples, shape in (
+        ("the README's sum", 4, (128, 128)),
+        ("MalisLoss", 1, (16,) * 3 if quick else (64,) * 3),
+        ("MaximinLoss", 1, (16,) * 3 if quick else (64,) * 3),
+    ):
+        cases = [make_case(shape, 100)] * n_samples
+        affinities, labels = (
+            torch.from_numpy(np.stack(parts)) for parts in zip(*cases, strict=True)
+        )
+        batch, offsets = (affinities.requires_grad_(), labels), nearest_offsets(len(shape))
+        works = {
+            backend: partial(gradient, makes[name](offsets, backend), batch)
+            for backend in COLUMNS.values()
+        }
+        times = in_turns(works, 3 * repeats)
+        least = {f"{backend}_s": min(seconds) for backend, seconds in times.items()}
+        rows.append({"loss": name, "shape": (n_samples, *shape), **least})
+        print(rows[-1])
+    return rows
 
 
-def plain_graph(
-    affinities: np.ndarray, labels: np.ndarray
-) -> tuple[hg.UndirectedGraph, list[np.ndarray]]:
-    """Make the graph object and the edge weights of both passes."""
-    offsets = check_offsets(nearest_offsets(labels.ndim))
-    graph = hg.UndirectedGraph(labels.size)
-    graph.add_edges(*grid_edges(labels.shape, offsets))
-    values = gather_edges(affinities, offsets)
-    inner = gather_edges(affinities_from_labels(labels, offsets), offsets).astype(bool)
-    return graph, [1 - np.where(inner, values, 0), 1 - np.where(inner, 1, values)]
+def measure_compilation() -> dict[str, float]:
+    """Time the first count of a process: where nothing has been compiled yet, and afterwards."""
+    script = "import time, numpy, malis; labels = numpy.ones((4, 4), int); "
+    script += "affinities = numpy.full((2, 4, 4), 0.5, 'f4'); start = time.perf_counter(); "
+    script += "malis.pair_counts(affinities, labels, [(-1, 0), (0, -1)], backend='numba'); "
+    script += "print(time.perf_counter() - start)"
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            run = subprocess.run(
+                [sys.executable, "-c", script],
+                env={**environ, "NUMBA_CACHE_DIR": folder},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            seconds.append(float(run.stdout))
+    return {"first_s": seconds[0], "cached_s": seconds[1]}
+
+
+def compare_label_numbers(shape: tuple[int, ...], repeats: int) -> list[dict]:
+    """Time the counts over numbers of labels, constrained and not, and the plain form's table."""
+    rows = []
+    for n_labels in LABEL_NUMBERS:
+        affinities, labels = make_case(shape, n_labels)
+        offsets = nearest_offsets(len(shape))
+        works = {}
+        for suffix, backend in (("", "higra"), ("_numba", "numba")):
+            count = partial(pair_counts, affinities, labels, offsets, backend=backend)
+            works["constrained" + suffix] = count
+            works["unconstrained" + suffix] = partial(count, constrained=False)
+        times = in_turns(works, repeats)
+        row = {"shape": shape, "labels": len(np.unique(labels))}
+        row |= {f"{name}_s": min(seconds) for name, seconds in times.items()}
+        if 2 * labels.size * n_labels * 8 < PLAIN_TABLE_BYTES:
+            start = time.process_time()
+            plain_counts(affinities, labels)
+            row["plain_form_s"] = time.process_time() - start
+        rows.append(row)
+        print(row)
+    return rows
 
 
 def plain_counts(affinities: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
@@ -104,126 +187,30 @@ def plain_counts(affinities: np.ndarray, labels: np.ndarray) -> list[np.ndarray]
     return counts
 
 
-def plain_calls(graph: hg.UndirectedGraph, weights: list[np.ndarray]) -> None:
-    """Build the two trees of the plain form, and nothing else."""
-    for values in weights:
-        hg.bpt_canonical(graph, values)
-
-
-def loss_and_gradient(affinities: torch.Tensor, labels: torch.Tensor) -> None:
-    """Compute the constrained loss and its gradient."""
-    loss = MalisLoss(nearest_offsets(labels.ndim - 1), backend="higra")
-    loss(affinities, labels).backward()
-
-
-def compare_sizes(sizes: list[tuple[int, ...]], repeats: int) -> list[dict]:
-    """Time the counts, the loss and the two plain calls over sizes, ~100 labels."""
-    rows = []
-    for shape in sizes:
-        affinities, labels = make_case(shape, 100)
-        batch = torch.from_numpy(affinities[None]).requires_grad_(), torch.from_numpy(labels[None])
-        runs = repeats if labels.size > 300_000 else 3 * repeats
-        graph, weights = plain_graph(affinities, labels)
-        plain = least_time(partial(plain_calls, graph, weights), runs)
-        raw = gather_edges(1 - affinities, check_offsets(nearest_offsets(labels.ndim)))
-        unaltered = least_time(partial(plain_calls, graph, [raw, raw]), runs)
-        count = partial(pair_counts, affinities, labels, nearest_offsets(labels.ndim))
-        counts = least_time(partial(count, backend="higra"), runs)
-        rows.append(
-            {
-                "shape": shape,
-                "edges": count_edges(shape),
-                "two_bpt_canonical_s": plain,
-                "two_bpt_canonical_of_unaltered_affinities_s": unaltered,
-                "pair_counts_s": counts,
-                "pair_counts_parallel_s": least_time(partial(count, backend="parallel"), runs),
-                "loss_and_gradient_s": least_time(partial(loss_and_gradient, *batch), runs),
-                "ratio": counts / plain,
-                "phases_s": phases(affinities, labels),
-            }
-        )
-        print(f"{shape}: {counts:.4f} s, {counts / plain:.2f} of two bpt_canonical calls")
-    return rows
-
-
-def count_edges(shape: tuple[int, ...]) -> int:
-    """Count the edges of the nearest neighbourhood."""
-    n_voxels = int(np.prod(shape))
-    return sum(n_voxels - n_voxels // size for size in shape)
-
-
 def phases(affinities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Time the steps of the constrained counts one by one; the rest is counting."""
     offsets = check_offsets(nearest_offsets(labels.ndim))
-    clock = [time.perf_counter()]
+    clock = [time.process_time()]
     inner = gather_edges(affinities_from_labels(labels, offsets), offsets).astype(bool)
     values = gather_edges(affinities, offsets)
     sources, targets = grid_edges(labels.shape, offsets)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     order = merge_order(values, ~inner)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     hg.bpt_canonical(
         (sources, targets, labels.size),
         sorted_edge_indices=order,
         return_altitudes=False,
         compute_mst=False,
     )
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     return dict(zip(("edges", "sort", "tree"), np.diff(clock).tolist(), strict=True))
 
 
-def compare_label_numbers(shape: tuple[int, ...], repeats: int) -> list[dict]:
-    """Time the counts over numbers of labels, constrained and not, and the plain form's table."""
-    rows = []
-    for n_labels in LABEL_NUMBERS:
-        affinities, labels = make_case(shape, n_labels)
-        offsets = nearest_offsets(len(shape))
-        count = partial(pair_counts, affinities, labels, offsets, backend="higra")
-        row = {
-            "shape": shape,
-            "labels": len(np.unique(labels)),
-            "constrained_s": least_time(count, repeats),
-            "unconstrained_s": least_time(partial(count, constrained=False), repeats),
-        }
-        if 2 * labels.size * n_labels * 8 < PLAIN_TABLE_BYTES:
-            row["plain_form_s"] = least_time(partial(plain_counts, affinities, labels), 1)
-        rows.append(row)
-        print(row)
-    return rows
-
-
-def measure_memory(shape: tuple[int, ...]) -> list[dict]:
-    """Measure by how much fresh processes grow at their peak when they count once."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "case.npz"
-        affinities, labels = make_case(shape, 100)
-        np.savez(path, affinities=affinities, labels=labels)
-        for kind in ("constrained", "unconstrained", "masked"):
-            command = [sys.executable, "-m", "benchmarks.loss", "--peak", kind, str(path)]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            peak = int(run.stdout) / count_edges(shape)
-            rows.append({"shape": shape, "kind": kind, "bytes_per_edge": peak})
-            print(rows[-1])
-    return rows
-
-
-def peak_of_one_count(kind: str, path: str) -> int:
-    """Count once and return how many bytes the process grew at its peak."""
-    case = np.load(path)
-    affinities, labels = case["affinities"], case["labels"]
-    known = np.ones(affinities.shape, dtype=bool)
-    known.ravel()[::20] = False
-    before = memory_of_process()["VmRSS"]
-    pair_counts(
-        affinities,
-        labels,
-        nearest_offsets(labels.ndim),
-        constrained=kind != "unconstrained",
-        edge_mask=known if kind == "masked" else None,
-        backend="higra",
-    )
-    return memory_of_process()["VmHWM"] - before
+def memory_rows(shape: tuple[int, ...], backend: str) -> list[dict]:
+    """Measure the memory of every kind of count."""
+    grown = measure_memory(*(array[None] for array in make_case(shape, 100)), backend)
+    return [{"shape": shape, "kind": kind, "bytes_per_edge": size} for kind, size in grown.items()]
 
 
 def main() -> None:
@@ -231,26 +218,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes only, write nothing")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each time (default 3)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--peak", nargs=2, metavar=("KIND", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak:
-        print(peak_of_one_count(*arguments.peak))
-        return
-    if arguments.device == "cuda":
-        from benchmarks.parallel_loss import measure
-
-        measure("cuda", arguments.quick)
-        return
     torch.set_num_threads(1)
     quick = arguments.quick
     sizes = [shape for shape in SIZES if not quick or np.prod(shape) < 1e5]
+    large = (48,) * 3 if quick else (128,) * 3
     results = {
         "seed": SEED,
         "threads": 1,
+        "compilation": measure_compilation(),
         "sizes": compare_sizes(sizes, arguments.repeats),
+        "losses": compare_losses(quick, arguments.repeats),
         "labels": compare_label_numbers((32,) * 3 if quick else (64,) * 3, arguments.repeats),
-        "memory": measure_memory((48,) * 3 if quick else (128,) * 3),
+        "memory": memory_rows(large, "higra"),
+        "memory_numba": memory_rows(large, "numba"),
     }
     if not quick:
         print(f"written to {write_results('benchmark_loss', results)}")

@@ -19,12 +19,24 @@ one process.
 
 The yardstick is what the two passes cost when they are built the plain way, with
 `hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
-everything from affinities and labels to counts; "loss" adds the gradient. "Higra" is the sequential
-path, "tensors" the data-parallel form of `malis.tensor_backend` on the same thread;
-`backend="auto"` takes the tensors from 2^19 voxels on. The last column divides by two calls on the
-affinities as they are, which have fewer ties than those of the passes.
+everything from affinities and labels to counts. All are CPU times, the least of several runs in
+turns. "Higra" is the sequential path, "Numba" the same in compiled loops (`malis.compiled`; needs
+the extra `fast`), "tensors" the data-parallel form of `malis.tensor_backend` on the same thread.
+The last column divides by two calls on the affinities as they are, which have fewer ties than those
+of the passes.
 
 {sizes}
+
+`backend="auto"` takes Numba on a CPU where it is installed. Without it, it takes the tensors for
+constrained counts without masks of samples of at least 2^19 voxels or of at least 16 samples of at
+most 2^11 voxels, and Higra for all others. On a GPU it takes the tensors.
+
+The first count of a process also loads Numba and the compiled loops: {cached} s by the clock, and
+{compiled} s where they have not been compiled yet (once for a user and a version).
+
+Losses with their gradients. The README's sum is cross-entropy and MALIS in windows of 32 x 32:
+
+{losses}
 
 ![Time over edges and over labels](../report/figures/cost.png)
 
@@ -32,8 +44,8 @@ The number of labels does not matter, because no table of labels is made ({label
 
 {labels}
 
-Peak memory of a fresh process at {memory_shape} voxels, beyond what it held before, Higra path:
-{memory}.
+Peak memory of a process that counts at {memory_shape} voxels, beyond what it held before: Higra
+{memory}; Numba {memory_numba}.
 
 **Where the time goes** at {phases_shape}, Higra path: {phases}. The tree is Higra's union-find: one
 random access after another, bound by memory latency. What was saved on the way there: one tree
@@ -63,11 +75,10 @@ wall-clock time is in `report/results/benchmark_blockwise.json`, with the load o
 `python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
 """
 
-NO_GPU = """`python -m benchmarks.loss --device cuda` measures `malis.tensor_backend` on a GPU,
-checks that it equals the CPU, and writes `report/results/benchmark_parallel_cuda.json`. No GPU was
-at hand
-when this page was written, so there is no such figure."""
-GPU = """`python -m benchmarks.loss --device cuda` ({device}, {date}): constrained loss and
+NO_GPU = """`python -m benchmarks.parallel_loss --device cuda` measures `malis.tensor_backend` on a
+GPU, checks that it equals the CPU, and writes `report/results/benchmark_parallel_cuda.json`. No GPU
+was at hand when this page was written, so there is no such figure."""
+GPU = """`python -m benchmarks.parallel_loss --device cuda` ({device}, {date}): constrained loss and
 gradient. The floors are the bytes that the operations move, and those of the loss's input and
 output alone,
 over the bandwidth of a large copy."""
@@ -101,20 +112,29 @@ def main() -> None:
             milliseconds(row["two_bpt_canonical_s"]),
             milliseconds(row["pair_counts_s"]),
             milliseconds(row["pair_counts_parallel_s"]),
-            milliseconds(row["loss_and_gradient_s"]),
-            f"{better / row['two_bpt_canonical_s']:.2f}",
-            f"{better / row['two_bpt_canonical_of_unaltered_affinities_s']:.2f}",
+            milliseconds(numba),
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_numba']:.3f}",
+            f"{numba / row['two_bpt_canonical_of_unaltered_affinities_s']:.3f}",
         ]
         for row in loss["sizes"]
-        for better in [min(row["pair_counts_s"], row["pair_counts_parallel_s"])]
+        for numba in [row["pair_counts_numba_s"]]
+    ]
+    losses = [
+        [row["loss"], shape_of(row)]
+        + [milliseconds(row[f"{backend}_s"]) for backend in ("higra", "parallel", "numba")]
+        for row in loss["losses"]
     ]
     labels = [
-        [
-            row["labels"],
-            milliseconds(row["constrained_s"]),
-            milliseconds(row["unconstrained_s"]),
-            milliseconds(row["plain_form_s"]) if "plain_form_s" in row else "table too large",
+        [row["labels"]]
+        + [
+            milliseconds(row[f"{kind}_s"])
+            for kind in (
+                *("constrained", "constrained_numba"),
+                *("unconstrained", "unconstrained_numba"),
+            )
         ]
+        + [milliseconds(row["plain_form_s"]) if "plain_form_s" in row else "table too large"]
         for row in loss["labels"]
     ]
     largest = max(loss["sizes"], key=lambda row: row["edges"])
@@ -130,21 +150,31 @@ def main() -> None:
                     "two `bpt_canonical` (ms)",
                     "counts, Higra (ms)",
                     "counts, tensors (ms)",
-                    "loss + gradient, Higra (ms)",
-                    "better : two calls",
-                    "better : two calls, affinities unaltered",
+                    "counts, Numba (ms)",
+                    "Higra : two calls",
+                    "Numba : two calls",
+                    "Numba : two calls, affinities unaltered",
                 ],
                 sizes,
             ),
             labels_shape=shape_of(loss["labels"][0]),
             labels=table(
-                ["labels", "constrained (ms)", "unconstrained (ms)", "plain form, with table (ms)"],
+                [
+                    "labels",
+                    "constrained, Higra (ms)",
+                    "Numba (ms)",
+                    "unconstrained, Higra (ms)",
+                    "Numba (ms)",
+                    "plain form, with table (ms)",
+                ],
                 labels,
             ),
             memory_shape=shape_of(loss["memory"][0]),
-            memory=", ".join(
-                f"{row['kind']} {row['bytes_per_edge']:.0f} bytes an edge" for row in loss["memory"]
-            ),
+            memory=memory_text(loss["memory"]),
+            memory_numba=memory_text(loss["memory_numba"]),
+            losses=table(["loss", "batch", "Higra (ms)", "tensors (ms)", "Numba (ms)"], losses),
+            cached=f"{loss['compilation']['cached_s']:.2g}",
+            compiled=f"{loss['compilation']['first_s']:.2g}",
             phases_shape=shape_of(largest),
             phases=", ".join(f"{name} {milliseconds(s)} ms" for name, s in phases.items()),
             blocks_processor=blockwise["environment"]["processor"],
@@ -167,6 +197,13 @@ def main() -> None:
         )
     )
     print(PAGE)
+
+
+def memory_text(rows: list[dict[str, Any]]) -> str:
+    """List bytes an edge."""
+    return (
+        ", ".join(f"{row['kind']} {row['bytes_per_edge']:.0f}" for row in rows) + " bytes an edge"
+    )
 
 
 def gpu_text(results: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The loss as tensor operations: how fast it is on a device, and what bounds it.
 
-    python -m benchmarks.parallel_loss             one CPU thread, benchmark_parallel_cpu.json
-    python -m benchmarks.loss --device cuda        a GPU, benchmark_parallel_cuda.json
-    python -m benchmarks.parallel_loss --quick     small sizes, writes nothing; also --device cuda
+    python -m benchmarks.parallel_loss                  a CPU thread, benchmark_parallel_cpu.json
+    python -m benchmarks.parallel_loss --device cuda    a GPU, benchmark_parallel_cuda.json
+    python -m benchmarks.parallel_loss --quick          small sizes, writes nothing
 
 First the counts of every case are compared with those of Higra, and repeated runs with each other.
 Then the constrained loss with its gradient is timed, and with the counts step by step: on a GPU by
@@ -10,30 +10,30 @@ CUDA events. Beside each time stand two floors, bytes over the bandwidth of a la
 the same run: of reading affinities and labels and writing the gradient once, and of all bytes that
 the tensor operations read and write. A U-Net's training step is timed with the loss and without.
 
-On the CPU the yardstick are two calls of ``hg.bpt_canonical``, as in `benchmarks.loss`.
+On the CPU the yardstick are two calls of ``hg.bpt_canonical``, see `benchmarks.cases`.
 """
 
 import argparse
 import contextlib
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor
 
 import malis.tensor_backend.counts
-from benchmarks.clock import Clock, Traffic, measure_bandwidth, memory_of_process, summary
-from benchmarks.loss import SEED, count_edges, make_case, plain_calls, plain_graph
-from data.locate import find_volume
-from malis import MalisLoss, affinities_from_labels, nearest_offsets, pair_counts
+from benchmarks.cases import (
+    SEED,
+    count_edges,
+    make_batch,
+    measure_memory,
+    plain_calls,
+    plain_graph,
+)
+from benchmarks.clock import Clock, Traffic, in_turns, measure_bandwidth, summary
+from malis import MalisLoss, nearest_offsets, pair_counts
 from report.record import write_results
 from unet import UNet
 
@@ -43,45 +43,6 @@ CPU_SHAPES = [(1, 64, 64, 64), (1, 96, 96, 96), (1, 128, 128, 128), (1, 1024, 10
 CUDA_SHAPES = [(1, 64, 64, 64), (1, 128, 128, 128), (16, 164, 164), (4, 64, 64, 64)]
 QUICK_SHAPES = [(1, 24, 24, 24), (3, 40, 40)]
 LARGE = (1, 128, 128, 128)
-
-
-def make_batch(shape: tuple[int, ...], seed: int = SEED) -> tuple[str, Tensor, Tensor]:
-    """Cut labels out of FIB-25, or make cells where there is none, and affinities to them.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (B, *spatial).
-    seed : int
-        Of the noise on the affinities.
-
-    Returns
-    -------
-    source : str
-    affinities : (B, ndim, *spatial) float32 tensor
-    labels : (B, *spatial) int64 tensor
-    """
-    ndim = len(shape) - 1
-    try:
-        with h5py.File(find_volume("fib25_train.hdf")) as file:
-            ids = file["volumes/labels/neuron_ids"]
-            crops = [_crop(ids, shape[1:], sample) for sample in range(shape[0])]
-        source, labels = "FIB-25", np.stack(crops).astype(np.int64)
-    except (FileNotFoundError, ValueError):
-        source, labels = "cells", np.stack([make_case(shape[1:], 100)[1]] * shape[0])
-    rng = np.random.default_rng(seed)
-    truth = affinities_from_labels(labels, nearest_offsets(ndim))
-    noisy = 0.2 + 0.6 * truth + rng.normal(scale=0.25, size=truth.shape)
-    affinities = torch.from_numpy(np.clip(noisy, 0, 1).astype(np.float32))
-    return source, affinities, torch.from_numpy(labels)
-
-
-def _crop(ids: h5py.Dataset, shape: tuple[int, ...], sample: int) -> np.ndarray:
-    """Take a corner of a volume, or of one of its sections; ValueError if it is too small."""
-    crop = ids[tuple(map(slice, shape))] if len(shape) == 3 else ids[sample][: shape[0], : shape[1]]
-    if crop.shape != tuple(shape):
-        raise ValueError(f"wanted {shape}, got {crop.shape}")
-    return crop
 
 
 def check_counts(affinities: Tensor, labels: Tensor, device: str) -> None:
@@ -199,10 +160,7 @@ def measure_form(
 
 
 def compare_with_higra(affinities: Tensor, labels: Tensor, repeats: int) -> dict[str, object]:
-    """Time two calls of ``hg.bpt_canonical``, and the counts by Higra and by tensor operations.
-
-    All are timed in turns, so that they share what else the machine does.
-    """
+    """Time two calls of ``hg.bpt_canonical``, and the counts by Higra and by tensor operations."""
     offsets = nearest_offsets(labels.ndim - 1)
     counts = partial(pair_counts, affinities, labels, offsets)
     graphs = [plain_graph(*pair) for pair in zip(affinities.numpy(), labels.numpy(), strict=True)]
@@ -218,11 +176,7 @@ def compare_with_higra(affinities: Tensor, labels: Tensor, repeats: int) -> dict
         "higra_counts_unconstrained_s": partial(counts, backend="higra", constrained=False),
         "parallel_counts_unconstrained_s": partial(counts, backend="parallel", constrained=False),
     }
-    clock = Clock("cpu")
-    rounds = [
-        {name: clock.times(work, 1)[0] for name, work in works.items()} for _ in range(repeats)
-    ]
-    least = {name: min(times[name] for times in rounds) for name in works}
+    least = {name: min(times) for name, times in in_turns(works, repeats).items()}
     return {**least, "times_as_fast": least["two_bpt_canonical_s"] / least["parallel_counts_s"]}
 
 
@@ -255,40 +209,6 @@ def measure_training(patch_size: int, depth: int, wf: int, device: str, repeats:
         "with_loss": whole,
         "share_of_loss": 1 - plain["median_s"] / whole["median_s"],
     }
-
-
-def measure_memory(shape: tuple[int, ...]) -> dict[str, float]:
-    """Measure by how many bytes per edge fresh processes grow at their peak when they count."""
-    _, affinities, labels = make_batch(shape)
-    edges = shape[0] * count_edges(shape[1:])
-    grown = {"shape": shape}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "case.npz"
-        np.savez(path, affinities=affinities, labels=labels)
-        for kind in ("constrained", "unconstrained", "masked"):
-            command = [sys.executable, "-m", "benchmarks.parallel_loss", "--peak", kind, str(path)]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            grown[f"{kind}_bytes_per_edge"] = int(run.stdout) / edges
-    print(grown)
-    return grown
-
-
-def peak_of_one_count(kind: str, path: str) -> int:
-    """Count once and return by how many bytes the process grew at its peak."""
-    with np.load(path) as case:
-        affinities, labels = case["affinities"], case["labels"]
-    known = np.ones(affinities.shape, dtype=bool)
-    known.ravel()[::20] = False
-    before = memory_of_process()["VmRSS"]
-    pair_counts(
-        affinities,
-        labels,
-        nearest_offsets(labels.ndim - 1),
-        constrained=kind != "unconstrained",
-        edge_mask=known if kind == "masked" else None,
-        backend="parallel",
-    )
-    return memory_of_process()["VmHWM"] - before
 
 
 def measure(device: str, quick: bool = False, repeats: int | None = None) -> dict[str, object]:
@@ -327,7 +247,13 @@ def measure(device: str, quick: bool = False, repeats: int | None = None) -> dic
             for network in ([(16, 2, 2)] if quick else networks)
         ]
     else:
-        results["memory"] = measure_memory(QUICK_SHAPES[0] if quick else LARGE)
+        shape = QUICK_SHAPES[0] if quick else LARGE
+        _, affinities, labels = make_batch(shape)
+        grown = measure_memory(affinities.numpy(), labels.numpy(), "parallel")
+        results["memory"] = {
+            "shape": shape,
+            **{f"{kind}_bytes_per_edge": size for kind, size in grown.items()},
+        }
     if not quick:
         path = write_results(f"benchmark_parallel_{device}", results, device=device)
         print(f"written to {path}")
@@ -340,12 +266,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes only, write nothing")
     parser.add_argument("--repeats", type=int, help="runs of each time")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak:
-        torch.set_num_threads(1)
-        print(peak_of_one_count(*arguments.peak))
-        return
     measure(arguments.device, arguments.quick, arguments.repeats)
 
 

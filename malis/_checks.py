@@ -5,6 +5,7 @@ runs as it is, because trees and tables of NumPy and Higra are nothing to trace.
 """
 
 import functools
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from malis._extras import extra_package
+
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Offsets = Sequence[Sequence[int]] | np.ndarray | torch.Tensor
 
-BACKENDS = ("auto", "higra", "parallel")
+BACKENDS = ("auto", "higra", "numba", "parallel")
 MOST_VOXELS, MOST_EDGES = 2**29, 2**31  # of a batch in the parallel form
 PARALLEL_ON_CPU = range(2**19, 2**29)  # voxels of a sample
 MANY, SMALL = 16, 2**11  # samples of a batch, and voxels of each, that go through at once
@@ -406,22 +409,37 @@ def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:
     return voxels >= MOST_VOXELS or math.prod(shape) >= MOST_EDGES
 
 
+@functools.cache
+def has_numba() -> bool:
+    """Whether Numba is installed and fits the other packages.
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
+
+
 def choose_backend(
     backend: str, affinities: Array, offsets: np.ndarray, *, general: bool = False
 ) -> str:
-    """Say which backend "auto" is: the faster one for these affinities.
+    """Say which backend "auto" is: the fastest one for these affinities.
 
-    On a CUDA device that is "parallel". On one thread of a CPU, the parallel form takes 0.5 to 0.8
-    of Higra's time for samples of 2^19 voxels and more (and a third more memory); they are even at
-    64^3, and below Higra is faster, except for many small samples (windows of a patch), which the
-    parallel form takes as one graph: 64 of 32x32 in half of Higra's time. For masks and the
-    unconstrained form, Higra stays the choice on a CPU, because the parallel form would take more
-    than 100 bytes an edge.
-    ``benchmarks/parallel_loss.py`` measures it.
+    On a CUDA device that is "parallel", on a CPU "numba". Without Numba, the parallel form takes
+    0.5 to 0.8 of Higra's time on one thread of a CPU for samples of 2^19 voxels and more (and a
+    third more memory); they are even at 64^3, and below Higra is faster, except for many small
+    samples (windows of a patch), which the parallel form takes as one graph: 64 of 32x32 in half of
+    Higra's time. For masks and the unconstrained form, Higra stays the choice on a CPU, because the
+    parallel form would take more than 100 bytes an edge.
+    ``benchmarks/loss.py`` measures it.
 
     Parameters
     ----------
-    backend : {"auto", "higra", "parallel"}
+    backend : {"auto", "higra", "numba", "parallel"}
     affinities : ([B,] C, *spatial) array or tensor
     offsets : (C, ndim) int64 array
     general : bool
@@ -429,24 +447,36 @@ def choose_backend(
 
     Returns
     -------
-    {"higra", "parallel"}
+    {"higra", "numba", "parallel"}
 
     Raises
     ------
     ValueError
-        If the backend is none of the three.
+        If the backend is none of the four, or "numba" and a sample is too large for it.
+    ModuleNotFoundError
+        If it is "numba", which is not installed.
     """
     if backend not in BACKENDS:
-        raise ValueError(f'backend must be "auto", "higra" or "parallel", got "{backend}"')
-    if backend != "auto":
-        return backend
-    if exceeds_parallel(affinities.shape, offsets.shape[1]):
-        return "higra"
-    on_cuda = isinstance(affinities, torch.Tensor) and affinities.is_cuda
+        raise ValueError(f'backend must be "auto", "higra", "numba" or "parallel", got "{backend}"')
     ndim = offsets.shape[1]
     voxels, samples = math.prod(affinities.shape[-ndim:]), math.prod(affinities.shape[: -ndim - 1])
+    fits_numba = voxels < 2**31 and voxels * len(offsets) < 2**32
+    if backend == "numba":
+        extra_package("numba", "fast")
+        if not fits_numba:
+            raise ValueError(
+                'backend "numba" takes samples of fewer than 2^31 voxels and 2^32 edges, got '
+                f"{voxels} voxels with {len(offsets)} edges each"
+            )
+    if backend != "auto":
+        return backend
+    fits_parallel = not exceeds_parallel(affinities.shape, ndim)
+    if isinstance(affinities, torch.Tensor) and affinities.is_cuda and fits_parallel:
+        return "parallel"
+    if fits_numba and has_numba():
+        return "numba"
     suits = voxels in PARALLEL_ON_CPU or (samples >= MANY and voxels <= SMALL)
-    return "parallel" if on_cuda or (suits and not general) else "higra"
+    return "parallel" if suits and fits_parallel and not general else "higra"
 
 
 def uncompiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -35,7 +35,7 @@ from malis._checks import (
     uncompiled,
 )
 from malis.edge_loss import EDGE_LOSSES, AffinityLoss, edge_losses
-from malis.maximin import tree_edges
+from malis.maximin import host_edges
 from malis.pairs import count_pairs
 from malis.sampling import sample_pairs
 
@@ -161,7 +161,7 @@ class MalisLoss(AffinityLoss):
         Over the samples of a batch; ``"none"`` returns one loss each.
     from_logits : bool
         Whether it is called with logits: they order the edges, and :math:`a` is their sigmoid.
-    backend : {"auto", "higra", "parallel"}
+    backend : {"auto", "higra", "numba", "parallel"}
         See `malis.pair_counts`.
 
     Raises
@@ -260,7 +260,7 @@ class MaximinLoss(AffinityLoss):
         Whether it is called with logits, see `MalisLoss`.
     generator : torch.Generator, optional
         Source of the pairs; torch's global CPU generator by default.
-    backend : {"auto", "higra", "parallel"}
+    backend : {"auto", "higra", "numba", "parallel"}
         See `malis.pair_counts`. "parallel" also draws the pairs on the device of the affinities:
         the same distribution, other pairs.
 
@@ -330,7 +330,8 @@ class MaximinLoss(AffinityLoss):
         checked = check_prediction(
             affinities, labels, self.offsets, batched=True, from_logits=self.from_logits
         )
-        if choose_backend(self.backend, checked.values, self.offsets) == "parallel":
+        backend = choose_backend(self.backend, checked.values, self.offsets)
+        if backend == "parallel":
             from malis.tensor_backend import as_tensors, parallel_maximin_edges, sample_batch
 
             values, labels, *_ = as_tensors(checked)
@@ -343,7 +344,7 @@ class MaximinLoss(AffinityLoss):
         samples = zip(as_numpy(checked.values), as_numpy(labels), strict=True)
         for index, (volume, ids) in enumerate(samples):
             pairs, same = sample_pairs(ids, self.n_pairs, rng, balanced=self.balanced)
-            found = tree_edges(volume, self.offsets, pairs)
+            found = host_edges(volume, self.offsets, pairs, backend)
             edges.append(np.insert(found, 0, np.where(found[:, 0] < 0, -1, index), axis=1))
             kinds.append(same)
         return like(np.concatenate(edges), affinities), like(np.concatenate(kinds), affinities)

@@ -163,7 +163,7 @@ def maximin_edges(
         The two voxels of each pair, as flat C-order indices or as coordinates.
     from_logits : bool
         See `malis.pair_counts`.
-    backend : {"auto", "higra", "parallel"}
+    backend : {"auto", "higra", "numba", "parallel"}
         See `malis.pair_counts`.
 
     Returns
@@ -195,17 +195,20 @@ def maximin_edges(
     offsets = check_offsets(offsets)
     values = check_affinities(affinities, offsets, batched=False, from_logits=from_logits)
     flat = _flat_pairs(pairs, values.shape[1:])
-    if choose_backend(backend, values, offsets) == "parallel":
+    backend = choose_backend(backend, values, offsets)
+    if backend == "parallel":
         from malis.tensor_backend import as_tensor, parallel_maximin_edges
 
         values = as_tensor(values)[None]
         edges = parallel_maximin_edges(values, offsets, as_tensor(flat).to(values.device))
         return like(edges[:, 1:], affinities)
-    return like(tree_edges(as_numpy(values), offsets, flat), affinities)
+    return like(host_edges(as_numpy(values), offsets, flat, backend), affinities)
 
 
-def tree_edges(values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Find the maximin edge of voxel pairs in the maximin tree.
+def host_edges(
+    values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, backend: str
+) -> np.ndarray:
+    """Find the maximin edge of voxel pairs on the host.
 
     Parameters
     ----------
@@ -213,12 +216,17 @@ def tree_edges(values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np
     offsets : (C, ndim) int64 array
     pairs : (P, 2) int64 array
         Two different voxels each, as flat C-order indices.
+    backend : {"higra", "numba"}
 
     Returns
     -------
     (P, 1 + ndim) int64 array
         See `maximin_edges`.
     """
+    if backend == "numba":
+        from malis.compiled import compiled_maximin_edges
+
+        return compiled_maximin_edges(values, offsets, pairs)
     shape = values.shape[1:]
     edges = np.full((len(pairs), 1 + len(shape)), -1, dtype=np.int64)
     if len(pairs):

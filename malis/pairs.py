@@ -81,12 +81,13 @@ def pair_counts(
     from_logits : bool
         Whether `affinities` are logits instead, any finite numbers: what a network puts out before
         the sigmoid. Only their order counts, also where the sigmoid would round them to 0 or 1.
-    backend : {"auto", "higra", "parallel"}
-        How the trees are built: one edge after the other by Higra on the host, or as tensor
-        operations on the device of the affinities (see `malis.tensor_backend`), with the same
-        result. "auto" is "parallel" on a CUDA device, and on a CPU for constrained counts without
-        masks of samples of at least 2^19 voxels, where it is the faster one there too; else
-        "higra".
+    backend : {"auto", "higra", "numba", "parallel"}
+        How the trees are built, with the same result: one edge after the other on the host, by
+        Higra or in compiled loops (`malis.compiled`; needs the extra "fast"), or as tensor
+        operations on the device of the affinities (`malis.tensor_backend`). "auto" is "parallel" on
+        a CUDA device and "numba" on a CPU. Where Numba is not installed, it is "parallel" for
+        constrained counts without masks of samples of at least 2^19 voxels or of many small ones,
+        where that is faster than Higra on a CPU too; else "higra".
 
     Returns
     -------
@@ -100,9 +101,12 @@ def pair_counts(
     ValueError
         If shapes disagree or are empty, an affinity is not finite or not in [0, 1], a label is
         negative, an offset is zero, or the backend is unknown. With the backend "parallel" also for
-        2^29 voxels or 2^31 edges in a batch, or more.
+        2^29 voxels or 2^31 edges in a batch, or more; with "numba" for 2^31 voxels or 2^32 edges in
+        a sample, or more.
     TypeError
         If affinities are not floating-point numbers, or labels or offsets not integers.
+    ModuleNotFoundError
+        If the backend is "numba" and Numba is not installed.
 
     Notes
     -----
@@ -148,11 +152,16 @@ def count_pairs(
     """
     values, _, *masks = checked
     general = not constrained or any(mask is not None for mask in masks)
-    if choose_backend(backend, values, offsets, general=general) == "parallel":
+    backend = choose_backend(backend, values, offsets, general=general)
+    if backend == "parallel":
         from malis.tensor_backend import parallel_pair_counts
 
         return parallel_pair_counts(checked, offsets, constrained)
     arrays = [None if part is None else as_numpy(part) for part in checked]
+    if backend == "numba":
+        from malis.compiled import compiled_pair_counts
+
+        return compiled_pair_counts(*arrays, offsets, constrained)
     if values.ndim == offsets.shape[1] + 1:
         return _count(*arrays, offsets, constrained)
     samples = zip(*([None] * len(values) if part is None else part for part in arrays), strict=True)

@@ -106,6 +106,7 @@ def draw_cost(results: Path = RESULTS) -> plt.Figure:
         "two trees by hg.bpt_canonical": "two_bpt_canonical_s",
         "pair counts, Higra": "pair_counts_s",
         "pair counts, tensor operations": "pair_counts_parallel_s",
+        "pair counts, Numba": "pair_counts_numba_s",
     }
     rows = sorted(measured["sizes"], key=lambda row: row["edges"])
     edges = np.array([row["edges"] for row in rows])
@@ -129,7 +130,7 @@ def draw_cost(results: Path = RESULTS) -> plt.Figure:
     shape = " x ".join(map(str, rows[0]["shape"]))
     right.set(xlabel=f"labels in {shape} voxels", ylabel="seconds")
     for ax in (left, right):
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
         ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure

@@ -49,7 +49,7 @@ QUALITY_TITLES = {  # of report.segmentation_quality, whose volumes have names o
 BENCHMARKS = {
     "loss": "python -m benchmarks.loss",
     "parallel_cpu": "python -m benchmarks.parallel_loss",
-    "parallel_cuda": "python -m benchmarks.loss --device cuda",
+    "parallel_cuda": "python -m benchmarks.parallel_loss --device cuda",
     "segmentation": "python -m benchmarks.segmentation",
     "evaluation": "python -m benchmarks.evaluation",
 }

@@ -22,7 +22,7 @@ from cremi_eval.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "report" / "results"
-PACKAGES = ("torch", "higra", "numpy", "scipy", "h5py", "scikit-image", "monai")
+PACKAGES = ("torch", "higra", "numpy", "numba", "scipy", "h5py", "scikit-image", "monai")
 TABLES = {
     "runs.csv": [
         *("run", "study", "data", "split", "method", "network", "loss", "steps", "seed"),

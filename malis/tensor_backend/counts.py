@@ -94,7 +94,7 @@ def parallel_pair_counts(
     bytes of memory per edge with constraints, below 150 without or with masks. One CPU thread takes
     0.6 s for 128^3 voxels, where two calls of ``hg.bpt_canonical`` take 2.7 s
     (``report/results/benchmark_parallel_cpu.json``). No GPU has timed it so far;
-    ``python -m benchmarks.loss --device cuda`` is ready to.
+    ``python -m benchmarks.parallel_loss --device cuda`` is ready to.
     """
     tensors = as_tensors(checked)
     shape = tensors.values.shape

@@ -28,3 +28,13 @@ def noisy_affinities(truth, seed=0):
 @pytest.fixture
 def make_affinities():
     return noisy_affinities
+
+
+@pytest.fixture(scope="module", params=["higra", "numba"])
+def each_host_backend(request):
+    """Run a module's tests with either of what "auto" may be for small samples on a CPU."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("malis._checks.has_numba", lambda: request.param == "numba")
+        yield

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import bottlenecks, list_edges, rank_edges
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,8 @@ from malis.maximin import (
     range_maxima,
     sibling_products,
 )
+
+pytestmark = pytest.mark.usefixtures("each_host_backend")
 
 # Three by three voxels; the edge to the left (channel 1) and up (channel 0) of each.
 #
@@ -61,6 +63,7 @@ def test_merge_order_breaks_ties_by_position():
     assert merge_order(values, late).tolist() == [5, 0, 3, 1, 2, 4]
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
     hnp.arrays(
         np.float32,
@@ -95,6 +98,7 @@ def graphs(draw):
     return (values / max(1, values.max())).astype(np.float32), np.array(offsets)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(graphs())
 def test_maximin_edges_equal_floyd_warshall(graph):
     affinities, offsets = graph

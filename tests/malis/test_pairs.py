@@ -1,10 +1,11 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from brute_force import count_pairs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -14,6 +15,8 @@ from malis._checks import choose_backend
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.pairs import count_label_pairs
 from malis.segmentation import connected_components
+
+pytestmark = pytest.mark.usefixtures("each_host_backend")
 
 OWN = Path(__file__).parents[1] / "fixtures/malis"
 SHARED = Path(__file__).parents[2] / "../shared/fixtures/malis"
@@ -95,6 +98,7 @@ def volumes(draw):
     return affinities.astype(np.float32), labels, np.array(offsets), masks
 
 
+@settings(deadline=None)  # the first call compiles
 @given(volumes(), st.booleans())
 def test_counts_equal_brute_force(volume, constrained):
     affinities, labels, offsets, masks = volume
@@ -260,7 +264,7 @@ def test_rand_error_is_of_one_sample():
         )
 
 
-@pytest.mark.parametrize("backend", ["higra", "parallel"])
+@pytest.mark.parametrize("backend", ["auto", "parallel"])
 @pytest.mark.parametrize("outside", [np.nan, np.inf, 7, -1])
 def test_edges_that_leave_the_volume_may_hold_anything(backend, outside):
     rng = np.random.default_rng(0)
@@ -277,14 +281,41 @@ def test_edges_that_leave_the_volume_may_hold_anything(backend, outside):
     assert np.isnan(wild).any() == np.isnan(outside)  # the argument is left alone
 
 
-def test_too_large_for_the_parallel_form_is_for_higra():
-    # Strides of 0: nothing of that size is in memory.
-    for shape in [(12, 646, 646, 646), (4, 3, 600, 600, 600)]:
-        affinities = torch.zeros(()).expand(shape)
-        offsets = np.zeros((shape[-4], 3), int)
-        assert choose_backend("auto", affinities, offsets) == "higra"
-    fits = torch.zeros(()).expand(3, 128, 128, 128)
+def zeros_of(shape):
+    """Zeros with strides of 0, of which nothing is in memory."""
+    return torch.zeros(()).expand(shape)
+
+
+@pytest.mark.parametrize("shape", [(12, 646, 646, 646), (4, 3, 600, 600, 600)])
+def test_too_large_for_the_parallel_form_is_for_higra(shape, monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: False)
+    assert choose_backend("auto", zeros_of(shape), np.zeros((shape[-4], 3), int)) == "higra"
+    fits = zeros_of((3, 128, 128, 128))
     assert choose_backend("auto", fits, np.zeros((3, 3), int)) == "parallel"
+
+
+def test_auto_is_numba_where_it_is_installed_and_fits(monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: True)
+    for *batch, channels, ndim, size in [(3, 3, 128), (64, 2, 2, 32), (2, 2, 5), (4, 3, 3, 600)]:
+        affinities = zeros_of((*batch, channels, *(size,) * ndim))
+        offsets = np.zeros((channels, ndim), int)
+        assert choose_backend("auto", affinities, offsets, general=True) == "numba"
+
+
+@pytest.mark.parametrize("shape", [(3, 1200, 1200, 1200), (1, 1291, 1291, 1291)])
+def test_too_large_for_numba_is_for_higra(shape, monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: True)
+    monkeypatch.setattr("malis._checks.extra_package", lambda name, extra: None)
+    offsets = np.zeros((shape[0], 3), int)
+    assert choose_backend("auto", zeros_of(shape), offsets) == "higra"
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 voxels and 2\^32 edges, got"):
+        choose_backend("numba", zeros_of(shape), offsets)
+
+
+def test_numba_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"needs numba, which the extra \[fast\] brings: pip"):
+        pair_counts(*GOOD, nearest_offsets(2), backend="numba")
 
 
 def test_rand_error_without_pairs_is_zero():

@@ -540,9 +540,9 @@ def test_bad_masks_and_choices_are_named():
             options = {mask: labels[:, :, 1:] > 0, "backend": "parallel"}
             pair_counts(affinities, labels, nearest_offsets(2), **options)
     for make in (MalisLoss, MaximinLoss):
-        with pytest.raises(ValueError, match="backend must be one of auto, higra, parallel"):
+        with pytest.raises(ValueError, match="backend must be one of auto, higra, numba, parallel"):
             make(nearest_offsets(2), backend="gpu")
-    with pytest.raises(ValueError, match='"auto", "higra" or "parallel", got "gpu"'):
+    with pytest.raises(ValueError, match='"numba" or "parallel", got "gpu"'):
         pair_counts(affinities, labels, nearest_offsets(2), backend="gpu")
 
 
@@ -565,7 +565,8 @@ def test_losses_under_autocast(dtype, device):
 
 
 @pytest.mark.parametrize("make", [MalisLoss, MaximinLoss])
-def test_auto_is_parallel_for_large_samples_on_the_host(make, monkeypatch):
+def test_auto_is_parallel_for_large_samples_without_numba(make, monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: False)
     affinities, labels = random_batch()
     counts = Mock(wraps=parallel_pair_counts)
     edges = Mock(wraps=parallel_maximin_edges)
@@ -588,7 +589,8 @@ class NoVolumeToTheHost(TorchDispatchMode):
         return result
 
 
-def test_auto_is_parallel_for_many_small_samples():
+def test_auto_is_parallel_for_many_small_samples_without_numba(monkeypatch):
+    monkeypatch.setattr("malis._checks.has_numba", lambda: False)
     offsets = np.array([(-1, 0), (0, -1)])
     for shape, expected in (
         ((64, 2, 32, 32), "parallel"),
