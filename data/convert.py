@@ -8,8 +8,6 @@ has a table `transforms` beside it, as FlyEM's files have, is mapped through tha
 """
 
 import argparse
-import contextlib
-import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from skimage.measure import label as connected_components
 from cremi_eval import CremiFile, Volume
 from cremi_eval.atomic import signals_raise
 from malis.inference.grey_values import resolve_range, to_bytes
+from malis.scale.hdf5_files import check_filters, hdf5_file
 
 TIFF = (".tif", ".tiff")
 
@@ -124,11 +123,10 @@ def _read_pages(path: Path, dtype: np.dtype) -> NDArray | None:
 def _read_hdf5(path: Path, name: str) -> NDArray:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    with contextlib.suppress(ImportError):
-        importlib.import_module("hdf5plugin")  # filters of other programs
-    with h5py.File(path, "r") as file:
+    with hdf5_file(str(path)) as file:
         if not isinstance(file.get(name), h5py.Dataset):
             raise ValueError(f"{path} has no dataset {name}")
+        check_filters(f"{path}:{name}", file[name])
         stack = file[name][...]
         if "transforms" not in file:
             return stack

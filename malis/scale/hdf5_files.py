@@ -25,7 +25,7 @@ def find_in_hdf5(path: str, file: h5py.File, dataset: str | None, kind: str | No
         return name in volumes and isinstance(file.get(name), h5py.Dataset)
 
     chosen = choose(path, dataset, kind, is_volume, lambda: volumes)
-    _check_filters(f"{path}/{chosen}", file[chosen])
+    check_filters(f"{path}/{chosen}", file[chosen])
     return Found(path, chosen, file[chosen])
 
 
@@ -71,7 +71,7 @@ def _volumes(group: h5py.Group, prefix: str = "", above: tuple[Any, ...] = ()) -
     return volumes
 
 
-def _check_filters(name: str, node: h5py.Dataset) -> None:
+def check_filters(name: str, node: h5py.Dataset) -> None:
     """Refuse a dataset that is whole, but compressed by a filter that is not installed."""
     properties = node.id.get_create_plist()
     for i in range(properties.get_nfilters()):
