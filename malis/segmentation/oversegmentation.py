@@ -137,8 +137,10 @@ def fragment_steps(
     values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = edges_of_all_axes(shape, offsets, per_section)
-    is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
     sides = _voxel_sides(sampling, shape, per_section)
+    if per_section:
+        return _section_steps(values, offsets, threshold, min_seed_distance, sides)
+    is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
     average = mean_of_neighbours(values, edges)
     foreground = average > threshold
     if not foreground.any():
@@ -148,17 +150,40 @@ def fragment_steps(
             threshold,
             average.max(),
         )
-    distance = _distance(foreground, sides, per_section)
+    distance = _distance(foreground, sides)
     # The average decides between voxels at the same distance.
     heights = np.where(foreground, distance + np.float32(1e-3) * average, average)
     reach = [2 * int(min_seed_distance / side) + 1 for side in sides]
-    if per_section:
-        reach[0] = 1
-    peaks = _peaks(heights, foreground, reach, per_section)
+    peaks = _peaks(heights, foreground, reach)
     used = [channel for channel, _, _ in edges]
     seeds = _number_peaks(peaks, values[used], offsets[used])
     flooded = seeded_watershed(heights, seeds, edges, is_open)
     return FragmentSteps(average, foreground, distance, seeds, flooded)
+
+
+def _section_steps(
+    values: np.ndarray,
+    offsets: np.ndarray,
+    threshold: float,
+    min_seed_distance: float,
+    sides: np.ndarray,
+) -> FragmentSteps:
+    """Cut sections one by one, and number their fragments through."""
+    channels = np.flatnonzero(offsets[:, 0] == 0)
+    steps, n_fragments = [], 0
+    for section in values[channels].swapaxes(0, 1):
+        own = fragment_steps(
+            section,
+            offsets[channels, 1:],
+            threshold=threshold,
+            min_seed_distance=min_seed_distance,
+            sampling=tuple(sides[1:]),
+        )
+        for labels in (own.seeds, own.fragments):
+            labels[labels > 0] += n_fragments
+        n_fragments = max(n_fragments, int(own.fragments.max()))
+        steps.append(own)
+    return FragmentSteps(*map(np.stack, zip(*steps, strict=True)))
 
 
 def inside_threshold(
@@ -215,10 +240,8 @@ def _voxel_sides(
     return sides / sides[int(per_section) :].min()
 
 
-def _distance(foreground: np.ndarray, sides: np.ndarray, per_section: bool) -> np.ndarray:
+def _distance(foreground: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Measure the distance to the background; without any, to the outside of the volume."""
-    if per_section:
-        return np.stack([_distance(section, sides[1:], False) for section in foreground])
     if foreground.all():
         padded = ndimage.distance_transform_edt(np.pad(foreground, 1), sides)
         return padded[(slice(1, -1),) * foreground.ndim].astype(np.float32)
@@ -246,15 +269,10 @@ def _distance_in_volume(foreground: np.ndarray, sides: np.ndarray) -> np.ndarray
     return np.sqrt(nearest, out=nearest)
 
 
-def _peaks(
-    heights: np.ndarray, foreground: np.ndarray, reach: list[int], per_section: bool
-) -> np.ndarray:
+def _peaks(heights: np.ndarray, foreground: np.ndarray, reach: list[int]) -> np.ndarray:
     """Find the peaks of the foreground, at least one in each of its components."""
     peaks = foreground & (ndimage.maximum_filter(heights, reach) == heights)
-    by_face = ndimage.generate_binary_structure(foreground.ndim, 1)
-    if per_section:
-        by_face[[0, 2]] = False
-    components, n_components = ndimage.label(foreground, by_face)
+    components, n_components = ndimage.label(foreground)
     without = np.ones(n_components + 1, dtype=bool)
     without[0] = False
     without[components[peaks]] = False

@@ -261,38 +261,6 @@ def test_anisotropic_distances():
     np.testing.assert_allclose(steps.distance, expected, rtol=1e-6)
 
 
-def test_links_follow_the_largest_overlap():
-    labels = np.zeros((3, 4, 10), np.int64)
-    labels[0, :, :6], labels[0, :, 6:] = 1, 2
-    labels[1, :, :5], labels[1, :, 5:] = 2, 1  # other names for the same neurons
-    labels[2, :2, :5], labels[2, 2:, :5], labels[2, :, 7:] = 1, 2, 3  # the first one branches
-    linked = link_sections(labels)
-    left, right = linked[0, 0, 0], linked[0, 0, 9]
-    assert left != right
-    assert (linked[1] == np.where(labels[1] == 2, left, right)).all()
-    expected = np.select([labels[2] == 3, labels[2] > 0], [right, left], 0)
-    assert (linked[2] == expected).all()
-    apart = link_sections(labels, threshold=0.9)
-    assert len(np.unique(apart[apart > 0])) == 7  # overlaps of 5/6, 4/5, 1/2, 1/2 and 3/5
-
-
-def test_weak_affinities_break_links():
-    labels = np.ones((2, 4, 4), np.int64)
-    labels[:, :, 2:] = 2
-    affinities = np.full((2, 4, 4), 0.9)
-    affinities[1, :, 2:] = 0.1
-    linked = link_sections(labels, affinities=affinities)
-    assert (linked[0, :, :2] == linked[1, :, :2]).all()
-    assert linked[0, 0, 3] != linked[1, 0, 3]
-
-
-def test_a_2d_network_on_a_volume_is_segmented_by_section_and_linked():
-    labels, perfect, _ = cells((40, 44), 12)
-    stack = np.stack([perfect] * 3, axis=1)
-    linked = segment(stack, OFFSETS[3][1:])
-    assert same_partition(linked, np.stack([labels] * 3))
-
-
 def test_small_objects_are_removed():
     labels = np.array([[5, 5, 5], [2**60, 2**60, 0], [7, 0, 0]], np.uint64)
     assert remove_small(labels, 2).tolist() == [[5, 5, 5], [2**60, 2**60, 0], [0, 0, 0]]
