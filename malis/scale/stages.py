@@ -21,7 +21,7 @@ from malis.scale.output import Output, write_file
 from malis.scale.volumes import StoredArray
 from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import compact
-from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, lower_to_inside
+from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, inside_of
 from malis.segmentation.regions import group_by_pair
 from malis.training.checkpoint import Model, load_model
 from unet.network import FullyConvolutional
@@ -118,7 +118,7 @@ def average_block(
 def sampled_inside(output: Output) -> float:
     """Choose the threshold of the fragments, one for all blocks, from their samples."""
     samples = [np.load(output.file(f"averages/{block.name}.npy")) for block in output.blocks]
-    return lower_to_inside(np.concatenate(samples))
+    return inside_of(np.concatenate(samples))
 
 
 def fragment_block(

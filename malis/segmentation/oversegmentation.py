@@ -20,8 +20,9 @@ from malis.segmentation.watershed import seeded_watershed
 
 logger = logging.getLogger(__name__)
 
-HIGH = 0.9  # average affinity inside of objects, if the network says so
-INSIDE = 0.5  # share of the voxels that lie inside of objects, at least
+HIGH = 0.9  # average affinity inside of objects, if a network is sure of itself
+HALFWAY, CANDIDATES = 0.5, (0.25, 0.5, 0.75)  # between Otsu's threshold and the mean above it
+BINS = 256
 CLOSED = 1e-3  # an edge with no more affinity than this is never crossed while there is another way
 
 
@@ -70,8 +71,7 @@ def fragments(
         Channels that are no unit steps are not used.
     threshold : float
         Average affinity above which a voxel lies inside an object. Higher: more fragments, fewer of
-        them across a weak membrane. `inside_threshold` finds one for a network that is never as
-        sure as the default expects.
+        them across a weak membrane. `inside_threshold` finds one that suits the affinities.
     min_seed_distance : float
         Seeds are the highest voxels within this distance along every axis, in sides of the finest
         voxel.
@@ -189,11 +189,12 @@ def _section_steps(
 def inside_threshold(
     affinities: Array | Sequence[Array], offsets: Offsets, *, per_section: bool = False
 ) -> float:
-    """Choose the average affinity above which a voxel lies inside an object.
+    """Find the average affinity above which a voxel lies inside an object.
 
-    It is 0.9: networks whose membranes are pale need a high one. Where fewer than half of the
-    voxels exceed it, it is lowered until half do: MALIS asks for the right order of the affinities
-    and may leave all of them far below 1.
+    The averages of a good prediction have two modes, membranes and cells. Otsu's method separates
+    them; the threshold is halfway between that and the mean of the cells. So a network that is sure
+    of itself gets a high one, and for one that leaves all affinities low, as MALIS may, which asks
+    for their order only, it is low, too.
 
     Parameters
     ----------
@@ -211,21 +212,73 @@ def inside_threshold(
     ------
     ValueError, TypeError
         See `fragments`.
+
+    References
+    ----------
+    Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9(1), 1979.
     """
+    return inside_of(_averages(affinities, offsets, per_section))
+
+
+def inside_candidates(
+    affinities: Array | Sequence[Array], offsets: Offsets, *, per_section: bool = False
+) -> list[float]:
+    """Return thresholds worth a try where truth can tell which is best.
+
+    Parameters
+    ----------
+    affinities, offsets, per_section
+        See `inside_threshold`.
+
+    Returns
+    -------
+    list of float
+        What `inside_threshold` finds, and one on each side of it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        See `fragments`.
+    """
+    average = _averages(affinities, offsets, per_section)
+    return [inside_of(average, share) for share in CANDIDATES]
+
+
+def inside_of(average: np.ndarray, share: float = HALFWAY) -> float:
+    """Do what `inside_threshold` does, with the average affinity of every voxel.
+
+    Parameters
+    ----------
+    average : float array
+    share : float
+        Where the threshold lies between Otsu's, 0, and the mean of what is above that, 1.
+
+    Returns
+    -------
+    float
+    """
+    counts, bounds = np.histogram(average, BINS, (0, max(float(average.max()), CLOSED)))
+    below = np.cumsum(counts)[:-1]
+    above = average.size - below
+    sums = np.cumsum(counts * (bounds[1:] + bounds[:-1]) / 2)
+    between = np.zeros(BINS - 1)  # variance between both classes, but for a factor
+    shift = sums[:-1] * average.size - below * sums[-1]
+    np.divide(shift**2, below * above.astype(np.float64), out=between, where=below * above > 0)
+    split = int(np.argmax(between))
+    otsu = bounds[split + 1]
+    cells = (sums[-1] - sums[split]) / max(above[split], 1)
+    return max(float(otsu + share * (cells - otsu)), CLOSED)
+
+
+def _averages(
+    affinities: Array | Sequence[Array], offsets: Offsets, per_section: bool
+) -> np.ndarray:
     averages = []
     for part in affinities if isinstance(affinities, list | tuple) else [affinities]:
         values, steps = as_affinities(part, offsets)
         edges = edges_of_all_axes(values.shape[1:], steps, per_section)
         averages.append(mean_of_neighbours(values, edges).ravel())
-    return lower_to_inside(np.concatenate(averages))
-
-
-def lower_to_inside(average: np.ndarray) -> float:
-    """Do what `inside_threshold` does, with the average affinity of every voxel."""
-    if (average > HIGH).mean() >= INSIDE:
-        return HIGH
-    lowered = np.float32(np.quantile(average, 1 - INSIDE))
-    return max(float(np.nextafter(lowered, np.float32(0))), CLOSED)
+    return np.concatenate(averages)
 
 
 def _voxel_sides(

@@ -10,7 +10,8 @@ from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
 from malis.segmentation.by_section import within_sections
 from malis.segmentation.components import connected_components
 from malis.segmentation.numbering import compact, in_kind, remove_small
-from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled_inside
+from malis.segmentation.oversegmentation import inside_threshold
+from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled
 from malis.segmentation.sections import link_sections, linked
 from malis.segmentation.threshold_watershed import threshold_watershed
 
@@ -93,7 +94,7 @@ def segment(
     flat, apart = are_sections_apart(shape, steps, sampling, sections or per_section)
     if sections or (flat and method != "connected_components"):
         if method == "agglomerate" and inside is None:
-            inside = sampled_inside(affinities, steps, per_section=True)
+            inside = inside_threshold(*sampled([affinities], steps, per_section=True))
         labels = _section_by_section(
             affinities,
             steps,

@@ -68,7 +68,7 @@ def hierarchy_of(
     check_affinity_shape(affinities.shape, steps, batched=False)
     _, apart = are_sections_apart(tuple(affinities.shape[1:]), steps, sampling, per_section)
     if inside is None:
-        inside = sampled_inside(affinities, steps, apart)
+        inside = inside_threshold(*sampled([affinities], steps, per_section=apart))
     if apart:
         needs_all = linkage == "quantile"  # affinities of a boundary; for the others sums will do
         leaves, graph = graph_by_section(affinities, steps, sampling, inside, needs_all)
@@ -107,7 +107,9 @@ def hierarchies_of(
         See `hierarchy_of`.
     """
     if inside is None:
-        inside = inside_of_parts(parts, offsets, sampling=sampling, per_section=per_section)
+        inside = inside_threshold(
+            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
+        )
     settings = {"sampling": sampling, "per_section": per_section, "inside": inside, **linkage}
     return [hierarchy_of(part, offsets, **settings) for part in parts]
 
@@ -138,21 +140,23 @@ def fragments_of(
         See `fragments`.
     """
     if inside is None:
-        inside = inside_of_parts(parts, offsets, sampling=sampling, per_section=per_section)
+        inside = inside_threshold(
+            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
+        )
     shape, steps = tuple(parts[0].shape[1:]), check_offsets(offsets)
     _, apart = are_sections_apart(shape, steps, sampling, per_section)
     settings = {"threshold": inside, "sampling": sampling, "per_section": apart}
     return [fragments(part, offsets, **settings) for part in parts]
 
 
-def inside_of_parts(
+def sampled(
     parts: Sequence[Array],
     offsets: Offsets,
     *,
     sampling: Sequence[float] | None = None,
     per_section: bool | None = None,
-) -> float:
-    """Find out where the objects of several parts have their inside, if nobody says.
+) -> tuple[list[Array], np.ndarray]:
+    """Pick affinities that tell where objects have their inside, for `inside_threshold`.
 
     Parameters
     ----------
@@ -161,43 +165,23 @@ def inside_of_parts(
 
     Returns
     -------
-    float
-        See `inside_threshold`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+    affinities : list of (C, *spatial) arrays or tensors
+        At most `SAMPLED` of the parts or, of a volume whose sections are cut one by one, at most as
+        many of its sections. They lie evenly apart.
+    offsets : (C, ndim) int64 array
+        Of these.
     """
     steps = check_offsets(offsets)
     _, apart = are_sections_apart(tuple(parts[0].shape[1:]), steps, sampling, per_section)
-    if len(parts) == 1:
-        return sampled_inside(parts[0], steps, apart)
-    return inside_threshold([parts[z] for z in spread(len(parts))], offsets, per_section=apart)
+    if not apart:
+        return [parts[place] for place in _spread(len(parts))], steps
+    channels, flat = within_sections(steps)
+    places = [(part, z) for part in parts for z in range(part.shape[1])]
+    chosen = [places[place] for place in _spread(len(places))]
+    return [part[:, z][channels] for part, z in chosen], flat
 
 
-def sampled_inside(affinities: Array, offsets: np.ndarray, per_section: bool) -> float:
-    """Do what `inside_threshold` does, where sections are cut one by one with some of them.
-
-    Parameters
-    ----------
-    affinities : (C, *spatial) float array or tensor
-    offsets : (C, ndim) int64 array
-    per_section : bool
-        Whether fragments lie within sections.
-
-    Returns
-    -------
-    float
-    """
-    if not per_section:
-        return inside_threshold(affinities, offsets)
-    channels, flat = within_sections(offsets)
-    return inside_threshold([affinities[:, z][channels] for z in spread(affinities.shape[1])], flat)
-
-
-def spread(n: int) -> list[int]:
-    """Pick at most `SAMPLED` of n things, evenly."""
+def _spread(n: int) -> list[int]:
     return sorted(set(np.linspace(0, n - 1, min(n, SAMPLED)).round().astype(int).tolist()))
 
 
