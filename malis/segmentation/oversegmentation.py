@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
+from malis.segmentation.grid import Edges, as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
@@ -155,8 +155,8 @@ def fragment_steps(
     heights = np.where(foreground, distance + np.float32(1e-3) * average, average)
     reach = [2 * int(min_seed_distance / side) + 1 for side in sides]
     peaks = _peaks(heights, foreground, reach)
-    used = [channel for channel, _, _ in edges]
-    seeds = _number_peaks(peaks, values[used], offsets[used])
+    seeds = _number_peaks(peaks, edges, is_open)
+    del peaks
     flooded = seeded_watershed(heights, seeds, edges, is_open)
     return FragmentSteps(average, foreground, distance, seeds, flooded)
 
@@ -337,19 +337,16 @@ def _peaks(heights: np.ndarray, foreground: np.ndarray, reach: list[int]) -> np.
     return peaks
 
 
-def _number_peaks(peaks: np.ndarray, values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _number_peaks(peaks: np.ndarray, edges: list[Edges], is_open: list[np.ndarray]) -> np.ndarray:
     """Give every peak a number; peaks that open edges join, a flat summit, share one."""
-    voxels = np.argwhere(peaks)
+    n_peaks = np.count_nonzero(peaks)
     numbers = np.zeros(peaks.shape, dtype=np.int32)
-    numbers[peaks] = np.arange(len(voxels))
+    numbers[peaks] = np.arange(n_peaks)
     joined = [np.zeros((2, 0), dtype=np.int32)]
-    for channel, offset in enumerate(offsets):
-        ends = voxels + offset
-        inside = ((ends >= 0) & (ends < peaks.shape)).all(axis=1)
-        near, far = tuple(voxels[inside].T), tuple(ends[inside].T)
-        both = peaks[far] & (values[channel][near] > CLOSED)
+    for (_, near, far), passable in zip(edges, is_open, strict=True):
+        both = passable & peaks[near] & peaks[far]
         joined.append(np.stack([numbers[near][both], numbers[far][both]]))
     pairs = np.concatenate(joined, axis=1)
-    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (len(voxels),) * 2)
+    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (n_peaks, n_peaks))
     numbers[peaks] = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
     return numbers

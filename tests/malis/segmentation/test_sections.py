@@ -1,6 +1,7 @@
 """Volumes cut section by section: linked by overlap, joined by affinities, or left alone."""
 
 import itertools
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -234,3 +235,30 @@ def test_perfect_affinities_give_perfect_neurons():
     perfect = affinities_from_labels(labels, VOLUME).astype(np.float32)
     found = segment(perfect, VOLUME, sampling=(40, 4, 4))
     assert same_partition(found, connected_components(perfect, VOLUME, 0.5))
+
+
+class Repeated:
+    """A large volume of affinities that takes no memory: the same section again and again."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, section, depth):
+        self.section, self.shape = section, (len(section), depth, *section.shape[1:])
+
+    def __getitem__(self, index):
+        channels, z = index
+        assert isinstance(z, int)  # one section at a time
+        return np.roll(self.section, z, axis=2)[channels]
+
+
+@pytest.mark.parametrize(("offsets", "limit"), [(FLAT, 10), (VOLUME, 14)])
+def test_memory_grows_by_the_labels_alone(offsets, limit):
+    """Bytes a voxel: 8 for labels, and 4 for fragments that edges across sections put together."""
+    section = np.tile(noisy()[1][:, 0], (1, 4, 4))[-len(offsets) :]
+    peaks = []
+    for depth in (8, 40):
+        tracemalloc.start()
+        segment(Repeated(section, depth), offsets, per_section=True, inside=0.6)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / (32 * section[0].size) < limit

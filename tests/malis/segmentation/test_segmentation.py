@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -240,6 +241,16 @@ def test_fragments_in_steps():
     np.testing.assert_array_equal(
         fragments(noisy, OFFSETS[2], threshold=0.6, min_seed_distance=3), steps.fragments
     )
+
+
+def test_memory_of_fragments_in_3d():
+    noise = np.random.default_rng(0).random((3, 64, 96, 96), np.float32)
+    affinities = np.clip(0.5 + 4 * (ndimage.gaussian_filter(noise, (0, 2, 2, 2)) - 0.5), 0, 1)
+    tracemalloc.start()
+    assert fragment_steps(affinities, OFFSETS[3], threshold=0.5).fragments.max() > 100
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / affinities[0].size < 45  # bytes a voxel, without the affinities
 
 
 def test_sections_on_their_own():
