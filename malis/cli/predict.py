@@ -10,6 +10,7 @@ import numpy as np
 from cremi_eval.io import CremiFile
 from malis.cli import files
 from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.sections import PredictedSections
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
 from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume
@@ -61,6 +62,21 @@ def run(options: argparse.Namespace) -> None:
             affinities.attrs["offsets"] = offsets_in_volume(model.offsets)
             predict_source(source, model, options, out=affinities)
     print(f"{options.output}: affinities of {source.name}")
+
+
+def predicted(source: StoredArray, model: Model, options: argparse.Namespace) -> Any:
+    """Predict a volume for segmentation: in 2D section by section, whenever one is wanted."""
+    if model.network.ndim != 2:
+        return predict_source(source, model, options)
+    raw = stack_neighbours(source, neighbours_of(model.network))
+    return PredictedSections(
+        model.network,
+        raw,
+        model.offsets if options.views else None,
+        tile=files.tile_of(options),
+        device=options.device or choose_device(),
+        progress=not options.quiet,
+    )
 
 
 def predict_source(

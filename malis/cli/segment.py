@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,10 +10,11 @@ from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
 from malis.cli import files
-from malis.cli.predict import predict_source
+from malis.cli.predict import predicted
 from malis.scale.volumes import in_trained_range, offsets_in_volume
 from malis.segmentation import segment
-from malis.training.checkpoint import load_model, validated_threshold
+from malis.segmentation.numbering import compact
+from malis.training.checkpoint import load_model, validated_inside, validated_threshold
 
 HELP = """\
 turn a raw volume, or affinities, into labels
@@ -23,7 +25,9 @@ OUT gets the labels, uint64 with 0 = nothing, and size and place of the voxels: 
 ("volumes/labels/neuron_ids"), or a Zarr folder ("segmentation") if OUT ends in .zarr.
 
 Fragments are merged while the mean affinity between them is at least the threshold. By default it
-is the one that was best on the sections that validated the network.
+is the one that was best on the sections that validated the network. Affinities across sections
+merge like those within; without any, the regions of neighbouring sections are linked where they
+overlap.
 
 examples:
   python -m malis segment data/synthetic.hdf labels.hdf --checkpoint my.model
@@ -51,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="set objects of fewer voxels to 0 (not block by block)",
+    )
+    parser.add_argument(
+        "--sections",
+        action="store_true",
+        help="segment every section on its own: nothing joins or links two of them",
     )
     files.add_output_arguments(parser)
     files.add_block_arguments(parser)
@@ -84,26 +93,25 @@ def run(options: argparse.Namespace) -> None:
         return
     files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
     if model:
-        affinities, offsets = (
-            predict_source(source, model, options),
-            offsets_in_volume(model.offsets),
-        )
+        affinities, offsets = predicted(source, model, options), offsets_in_volume(model.offsets)
     else:
-        affinities = source[:]
-        if affinities.dtype == np.uint8:
-            affinities = affinities / np.float32(255)
+        affinities = _Floats(source)
         offsets = source.attributes.get("offsets", nearest_offsets(3))
     labels = segment(
         affinities,
         np.asarray(offsets),
         threshold=threshold,
         sampling=source.resolution,
+        per_section=(model is not None and model.network.ndim == 2) or None,
+        inside=validated_inside(model.card, views=options.views) if model else None,
+        sections=options.sections,
         min_size=options.min_size,
     )
+    del affinities
     comment = f"malis segment, threshold {threshold:.3f}"
     with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
         file.write_neuron_ids(Volume(labels, source.resolution, source.offset, comment))
-    count = len(np.unique(labels[labels > 0]))
+    count = len(np.unique(np.concatenate([compact(section)[1] for section in labels])))
     print(f"{options.output}: {count} objects in {source.name}, threshold {threshold:.3f}")
 
 
@@ -115,9 +123,23 @@ def _segment_blocks(
         segment_volume,
     )
 
-    settings = files.block_settings(options) | {"threshold": threshold}
+    settings = files.block_settings(options)
+    settings |= {"threshold": threshold, "sections": options.sections}
     if options.checkpoint:
         segment_volume(source, options.output, options.checkpoint, **settings)
     else:
         settings = {key: settings[key] for key in settings if key not in ("tile", "device")}
         segment_affinities(source, options.output, **settings)
+
+
+class _Floats:
+    """Affinities of a file as floating-point numbers, read piece by piece."""
+
+    def __init__(self, source: files.StoredArray) -> None:
+        self.source = source
+        self.shape = source.shape
+        self.dtype = np.dtype(np.float32) if source.dtype == np.uint8 else source.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        values = self.source[index]
+        return values / np.float32(255) if values.dtype == np.uint8 else values

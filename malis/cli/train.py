@@ -234,6 +234,7 @@ def _card(
         card["scores"] = {
             "agglomeration": {
                 "threshold": last["threshold"],
+                "inside": last["inside"],
                 "validation_cremi": last["cremi_score"],
             }
         }

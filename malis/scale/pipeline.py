@@ -22,7 +22,7 @@ from malis.scale.settings import (
     segmentation_settings,
 )
 from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume, open_volume
-from malis.training.checkpoint import load_model, validated_threshold
+from malis.training.checkpoint import load_model, validated_inside, validated_threshold
 
 BLOCK = (64, 512, 512)
 
@@ -38,6 +38,7 @@ def segment_volume(
     memory_per_worker: str | int | None = None,
     threshold: float | None = None,
     linkage: str = "mean",
+    sections: bool = False,
     halo: int | None = None,
     tile: int | Sequence[int] | None = None,
     device: str | None = None,
@@ -58,8 +59,10 @@ def segment_volume(
     target : str or Path
         Folder to write, where all workers see it.
     checkpoint : str or Path
-        A model file of `malis.training.checkpoint.save_model`. A network that predicts sections is
-        taken section by section; then regions are linked, see `malis.segmentation.link_sections`.
+        A model file of `malis.training.checkpoint.save_model`. What a network for sections predicts
+        is cut into fragments section by section; where it predicts no affinities across them,
+        regions are linked, see `malis.segmentation.link_sections`. What is inside of an object is
+        what the model's card says, or else found in samples of all blocks.
     block : (3,) sequence of int
         Size of a block; at least the network's field of view. The larger, the less is computed
         twice, and the more memory a worker needs.
@@ -76,6 +79,8 @@ def segment_volume(
         says was chosen on validation data, or else 0.5.
     linkage : {"mean", "single"}
         See `malis.segmentation.agglomerate`.
+    sections : bool
+        Segment every section on its own, see `malis.segment`.
     halo : int, optional
         What the fragments of a block are computed from around it, in sides of the finest voxel:
         about the width of the thickest objects. By default 80 within sections, where extending a
@@ -126,7 +131,15 @@ def segment_volume(
     source = in_trained_range(source, model.card)
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
-    recipe = recipe_for(source.shape, offsets, source.resolution, halo)
+    recipe = recipe_for(
+        source.shape,
+        offsets,
+        source.resolution,
+        halo,
+        per_section=model.network.ndim == 2 or None,
+        inside=validated_inside(model.card, linkage),
+        sections=sections,
+    )
     check_apart(source, target)
     predict_settings = prediction_settings(source, checkpoint, block)
     segment_settings = segmentation_settings(recipe, threshold, linkage)
@@ -208,6 +221,8 @@ def segment_affinities(
     scheduler: str | None = None,
     memory_per_worker: str | int | None = None,
     linkage: str = "mean",
+    inside: float | None = None,
+    sections: bool = False,
     halo: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -226,7 +241,10 @@ def segment_affinities(
     offsets : (C, 3) integers, optional
         The edge of every channel; by default what the source's attribute ``offsets`` says, or else
         `malis.nearest_offsets`.
-    block, workers, scheduler, memory_per_worker, linkage, halo, overwrite, progress
+    inside : float, optional
+        Average affinity above which a voxel lies inside an object; by default found in samples of
+        all blocks.
+    block, workers, scheduler, memory_per_worker, linkage, sections, halo, overwrite, progress
         See `segment_volume`.
 
     Returns
@@ -257,7 +275,7 @@ def segment_affinities(
     check_apart(source, target)
     shape = source.shape[1:]
     block = check_block(block, shape)
-    recipe = recipe_for(shape, steps, source.resolution, halo)
+    recipe = recipe_for(shape, steps, source.resolution, halo, inside=inside, sections=sections)
     settings = {
         "source": identity(source),
         "block": block,

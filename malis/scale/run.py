@@ -74,8 +74,9 @@ class Run:
         self, affinities: StoredArray | None, recipe: Recipe, threshold: float, linkage: str
     ) -> None:
         """Do the steps from affinities, by default the output's own, to labels."""
-        self._step("averages", average_block, affinities, recipe)
-        recipe = recipe._replace(inside=sampled_inside(self.output))
+        if recipe.inside is None:
+            self._step("averages", average_block, affinities, recipe)
+            recipe = recipe._replace(inside=sampled_inside(self.output))
         self._step("fragments", fragment_block, affinities, recipe)
         self._step("boundaries", boundary_block, affinities, recipe)
         agglomerate_blocks(self.output, linkage=linkage, threshold=threshold, link=recipe.link)

@@ -17,7 +17,7 @@ from malis.training.checkpoint import Model
 
 HALO_IN_VOLUME, HALO_IN_SECTION = 32, 80
 LINKAGES_OF_SUMS = ("mean", "single")
-VERSION = 5  # raise it when the same settings give another result, or notes, than before
+VERSION = 6  # raise it when the same settings give another result, or notes, than before
 
 
 def check_apart(source: StoredArray, target: str | Path) -> None:
@@ -57,12 +57,18 @@ def check_prediction(source: StoredArray, model: Model, block: Sequence[int]) ->
 
 
 def recipe_for(
-    shape: tuple[int, ...], offsets: Offsets, resolution: tuple[float, ...], halo: int | None
+    shape: tuple[int, ...],
+    offsets: Offsets,
+    resolution: tuple[float, ...],
+    halo: int | None,
+    *,
+    per_section: bool | None = None,
+    inside: float | None = None,
+    sections: bool = False,
 ) -> Recipe:
     """Decide how the volume is cut into fragments, like `malis.segment`."""
     offsets = check_offsets(offsets)
-    flat, thick = are_sections_apart(shape, offsets, resolution)
-    per_section = flat or thick
+    flat, per_section = are_sections_apart(shape, offsets, resolution, sections or per_section)
     if halo is None:
         halo = HALO_IN_SECTION if per_section else HALO_IN_VOLUME
     if halo < 0:
@@ -71,7 +77,15 @@ def recipe_for(
     voxels = [math.ceil(halo * finest / side) for side in resolution]
     if per_section:
         voxels[0] = 0
-    return Recipe(tuple(map(tuple, offsets.tolist())), resolution, per_section, flat, tuple(voxels))
+    return Recipe(
+        tuple(map(tuple, offsets.tolist())),
+        resolution,
+        per_section,
+        flat and not sections,
+        tuple(voxels),
+        inside,
+        sections,
+    )
 
 
 def identity(source: StoredArray) -> list[Any]:

@@ -21,7 +21,7 @@ from malis.scale.output import Output, write_file
 from malis.scale.volumes import StoredArray
 from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import compact
-from malis.segmentation.oversegmentation import HIGH, FragmentSteps, fragment_steps, lower_to_inside
+from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, inside_of
 from malis.segmentation.regions import group_by_pair
 from malis.training.checkpoint import Model, load_model
 from unet.network import FullyConvolutional
@@ -44,8 +44,11 @@ class Recipe(NamedTuple):
         No channel joins sections; their regions are linked by overlap.
     halo : (3,) tuple of int
         Voxels around a block that its fragments are computed from.
-    inside : float
-        Average affinity above which a voxel lies inside an object, one for all blocks.
+    inside : float, optional
+        Average affinity above which a voxel lies inside an object, one for all blocks; None until
+        it is found in samples of them.
+    sections : bool
+        Sections are segmented one by one, and nothing joins them.
     """
 
     offsets: tuple[tuple[int, ...], ...]
@@ -53,7 +56,8 @@ class Recipe(NamedTuple):
     per_section: bool
     link: bool
     halo: tuple[int, ...]
-    inside: float = HIGH
+    inside: float | None = None
+    sections: bool = False
 
 
 def halo_of_network(net: FullyConvolutional) -> tuple[int, ...]:
@@ -114,7 +118,7 @@ def average_block(
 def sampled_inside(output: Output) -> float:
     """Choose the threshold of the fragments, one for all blocks, from their samples."""
     samples = [np.load(output.file(f"averages/{block.name}.npy")) for block in output.blocks]
-    return lower_to_inside(np.concatenate(samples))
+    return inside_of(np.concatenate(samples))
 
 
 def fragment_block(
@@ -181,7 +185,7 @@ def boundary_block(
     values = read_affinities(output, affinities, block.box)
     pairs, weights = [np.zeros((2, 0), np.int32)], [np.zeros(0, np.float32)]
     for channel, offset in enumerate(recipe.offsets):
-        if np.abs(offset).sum() != 1:
+        if np.abs(offset).sum() != 1 or (recipe.sections and offset[0]):
             continue
         own, ends = _edges_of_block(inner, numbers.shape, offset)
         near, far = numbers[own], numbers[ends]

@@ -11,7 +11,9 @@ The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at
     quantile              or a quantile of the affinities on a boundary
     hierarchy             the merges; every segmentation is a cut
     recipe                affinities to a hierarchy, the same way for everybody
+    by_section            its fragments and regions where sections are cut one by one
     threshold             scores of all cuts, and the best one
+    choice                what validation data choose: inside and threshold
     sections              2D segmentations linked to 3D
     components            connected components at a threshold
     threshold_watershed   the baseline of the first implementations
@@ -20,6 +22,7 @@ The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at
 """
 
 from malis.segmentation.agglomeration import agglomerate, merge_regions
+from malis.segmentation.choice import Choice, choose_cut
 from malis.segmentation.components import connected_components
 from malis.segmentation.grid import average_affinities
 from malis.segmentation.hierarchy import Hierarchy
@@ -28,6 +31,7 @@ from malis.segmentation.oversegmentation import (
     FragmentSteps,
     fragment_steps,
     fragments,
+    inside_candidates,
     inside_threshold,
 )
 from malis.segmentation.pipeline import segment
@@ -45,6 +49,7 @@ from malis.segmentation.traps import (
 from malis.segmentation.watershed import seeded_watershed
 
 __all__ = [
+    "Choice",
     "FragmentSteps",
     "Hierarchy",
     "RegionGraph",
@@ -54,12 +59,14 @@ __all__ = [
     "agglomerate",
     "average_affinities",
     "best_threshold",
+    "choose_cut",
     "connected_components",
     "fragment_steps",
     "fragments",
     "fragments_of",
     "hierarchies_of",
     "hierarchy_of",
+    "inside_candidates",
     "inside_threshold",
     "link_sections",
     "merge_regions",

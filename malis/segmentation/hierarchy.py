@@ -83,5 +83,7 @@ class Hierarchy:
         (*spatial) uint64 array or int64 tensor
             Regions 1, 2, ...; 0 where there is no fragment.
         """
-        labels = np.concatenate([[0], self.regions(threshold)])
-        return in_kind(labels[self.leaves], self.device)
+        labels = in_kind(np.append(0, self.regions(threshold)), self.device)
+        if isinstance(labels, torch.Tensor):
+            return labels[torch.from_numpy(self.leaves).to(labels.device)]
+        return labels[self.leaves]

@@ -63,6 +63,7 @@ def in_kind(labels: np.ndarray, like: Array | torch.device | None) -> Array:
     Parameters
     ----------
     labels : integer array
+        Nobody else's: it is returned itself where it is uint64 already.
     like : array, tensor, torch.device or None
         The caller's data, or the device of its tensors.
 
@@ -74,7 +75,7 @@ def in_kind(labels: np.ndarray, like: Array | torch.device | None) -> Array:
         like = like.device
     if isinstance(like, torch.device):
         return torch.from_numpy(labels.astype(np.int64)).to(like)
-    return labels.astype(np.uint64)
+    return labels.astype(np.uint64, copy=False)
 
 
 def remove_small(labels: Array, min_size: int) -> Array:
@@ -99,8 +100,18 @@ def remove_small(labels: Array, min_size: int) -> Array:
     ValueError
         If a label is negative.
     """
-    numbers, ids = compact(labels)
-    sizes = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:]
-    kept = np.zeros(len(ids) + 1, np.uint64)
-    kept[1:] = np.where(sizes >= min_size, ids, 0)
-    return in_kind(kept[numbers], labels)
+    check_integer(labels, "labels")
+    result = np.empty(tuple(labels.shape), np.uint64)
+    stacks = (labels, result) if labels.ndim == 3 else (labels[None], result[None])
+    sections, kept = map(list, stacks)  # one at a time, to save memory
+    ids, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for section in sections:
+        numbers, present = compact(section)
+        ids.append(present.astype(np.uint64))
+        counts.append(np.bincount(numbers.ravel(), minlength=len(present) + 1)[1:])
+    every, where = np.unique(np.concatenate(ids), return_inverse=True)
+    small = every[np.bincount(where, weights=np.concatenate(counts)) < min_size]
+    for section, own in zip(sections, kept, strict=True):
+        own[...] = as_numpy(section)
+        own[np.isin(own, small)] = 0
+    return in_kind(result, labels)

@@ -14,14 +14,15 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
+from malis.segmentation.grid import Edges, as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import in_kind
 from malis.segmentation.watershed import seeded_watershed
 
 logger = logging.getLogger(__name__)
 
-HIGH = 0.9  # average affinity inside of objects, if the network says so
-INSIDE = 0.5  # share of the voxels that lie inside of objects, at least
+HIGH = 0.9  # average affinity inside of objects, if a network is sure of itself
+HALFWAY, CANDIDATES = 0.5, (0.25, 0.5, 0.75)  # between Otsu's threshold and the mean above it
+BINS = 256
 CLOSED = 1e-3  # an edge with no more affinity than this is never crossed while there is another way
 
 
@@ -70,8 +71,7 @@ def fragments(
         Channels that are no unit steps are not used.
     threshold : float
         Average affinity above which a voxel lies inside an object. Higher: more fragments, fewer of
-        them across a weak membrane. `inside_threshold` finds one for a network that is never as
-        sure as the default expects.
+        them across a weak membrane. `inside_threshold` finds one that suits the affinities.
     min_seed_distance : float
         Seeds are the highest voxels within this distance along every axis, in sides of the finest
         voxel.
@@ -137,8 +137,10 @@ def fragment_steps(
     values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = edges_of_all_axes(shape, offsets, per_section)
-    is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
     sides = _voxel_sides(sampling, shape, per_section)
+    if per_section:
+        return _section_steps(values, offsets, threshold, min_seed_distance, sides)
+    is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
     average = mean_of_neighbours(values, edges)
     foreground = average > threshold
     if not foreground.any():
@@ -148,27 +150,51 @@ def fragment_steps(
             threshold,
             average.max(),
         )
-    distance = _distance(foreground, sides, per_section)
+    distance = _distance(foreground, sides)
     # The average decides between voxels at the same distance.
     heights = np.where(foreground, distance + np.float32(1e-3) * average, average)
     reach = [2 * int(min_seed_distance / side) + 1 for side in sides]
-    if per_section:
-        reach[0] = 1
-    peaks = _peaks(heights, foreground, reach, per_section)
-    used = [channel for channel, _, _ in edges]
-    seeds = _number_peaks(peaks, values[used], offsets[used])
+    peaks = _peaks(heights, foreground, reach)
+    seeds = _number_peaks(peaks, edges, is_open)
+    del peaks
     flooded = seeded_watershed(heights, seeds, edges, is_open)
     return FragmentSteps(average, foreground, distance, seeds, flooded)
+
+
+def _section_steps(
+    values: np.ndarray,
+    offsets: np.ndarray,
+    threshold: float,
+    min_seed_distance: float,
+    sides: np.ndarray,
+) -> FragmentSteps:
+    """Cut sections one by one, and number their fragments through."""
+    channels = np.flatnonzero(offsets[:, 0] == 0)
+    steps, n_fragments = [], 0
+    for section in values[channels].swapaxes(0, 1):
+        own = fragment_steps(
+            section,
+            offsets[channels, 1:],
+            threshold=threshold,
+            min_seed_distance=min_seed_distance,
+            sampling=tuple(sides[1:]),
+        )
+        for labels in (own.seeds, own.fragments):
+            labels[labels > 0] += n_fragments
+        n_fragments = max(n_fragments, int(own.fragments.max()))
+        steps.append(own)
+    return FragmentSteps(*map(np.stack, zip(*steps, strict=True)))
 
 
 def inside_threshold(
     affinities: Array | Sequence[Array], offsets: Offsets, *, per_section: bool = False
 ) -> float:
-    """Choose the average affinity above which a voxel lies inside an object.
+    """Find the average affinity above which a voxel lies inside an object.
 
-    It is 0.9: networks whose membranes are pale need a high one. Where fewer than half of the
-    voxels exceed it, it is lowered until half do: MALIS asks for the right order of the affinities
-    and may leave all of them far below 1.
+    The averages of a good prediction have two modes, membranes and cells. Otsu's method separates
+    them; the threshold is halfway between that and the mean of the cells. So a network that is sure
+    of itself gets a high one, and for one that leaves all affinities low, as MALIS may, which asks
+    for their order only, it is low, too.
 
     Parameters
     ----------
@@ -186,21 +212,73 @@ def inside_threshold(
     ------
     ValueError, TypeError
         See `fragments`.
+
+    References
+    ----------
+    Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9(1), 1979.
     """
+    return inside_of(_averages(affinities, offsets, per_section))
+
+
+def inside_candidates(
+    affinities: Array | Sequence[Array], offsets: Offsets, *, per_section: bool = False
+) -> list[float]:
+    """Return thresholds worth a try where truth can tell which is best.
+
+    Parameters
+    ----------
+    affinities, offsets, per_section
+        See `inside_threshold`.
+
+    Returns
+    -------
+    list of float
+        What `inside_threshold` finds, and one on each side of it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        See `fragments`.
+    """
+    average = _averages(affinities, offsets, per_section)
+    return [inside_of(average, share) for share in CANDIDATES]
+
+
+def inside_of(average: np.ndarray, share: float = HALFWAY) -> float:
+    """Do what `inside_threshold` does, with the average affinity of every voxel.
+
+    Parameters
+    ----------
+    average : float array
+    share : float
+        Where the threshold lies between Otsu's, 0, and the mean of what is above that, 1.
+
+    Returns
+    -------
+    float
+    """
+    counts, bounds = np.histogram(average, BINS, (0, max(float(average.max()), CLOSED)))
+    below = np.cumsum(counts)[:-1]
+    above = average.size - below
+    sums = np.cumsum(counts * (bounds[1:] + bounds[:-1]) / 2)
+    between = np.zeros(BINS - 1)  # variance between both classes, but for a factor
+    shift = sums[:-1] * average.size - below * sums[-1]
+    np.divide(shift**2, below * above.astype(np.float64), out=between, where=below * above > 0)
+    split = int(np.argmax(between))
+    otsu = bounds[split + 1]
+    cells = (sums[-1] - sums[split]) / max(above[split], 1)
+    return max(float(otsu + share * (cells - otsu)), CLOSED)
+
+
+def _averages(
+    affinities: Array | Sequence[Array], offsets: Offsets, per_section: bool
+) -> np.ndarray:
     averages = []
     for part in affinities if isinstance(affinities, list | tuple) else [affinities]:
         values, steps = as_affinities(part, offsets)
         edges = edges_of_all_axes(values.shape[1:], steps, per_section)
         averages.append(mean_of_neighbours(values, edges).ravel())
-    return lower_to_inside(np.concatenate(averages))
-
-
-def lower_to_inside(average: np.ndarray) -> float:
-    """Do what `inside_threshold` does, with the average affinity of every voxel."""
-    if (average > HIGH).mean() >= INSIDE:
-        return HIGH
-    lowered = np.float32(np.quantile(average, 1 - INSIDE))
-    return max(float(np.nextafter(lowered, np.float32(0))), CLOSED)
+    return np.concatenate(averages)
 
 
 def _voxel_sides(
@@ -215,10 +293,8 @@ def _voxel_sides(
     return sides / sides[int(per_section) :].min()
 
 
-def _distance(foreground: np.ndarray, sides: np.ndarray, per_section: bool) -> np.ndarray:
+def _distance(foreground: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Measure the distance to the background; without any, to the outside of the volume."""
-    if per_section:
-        return np.stack([_distance(section, sides[1:], False) for section in foreground])
     if foreground.all():
         padded = ndimage.distance_transform_edt(np.pad(foreground, 1), sides)
         return padded[(slice(1, -1),) * foreground.ndim].astype(np.float32)
@@ -246,15 +322,10 @@ def _distance_in_volume(foreground: np.ndarray, sides: np.ndarray) -> np.ndarray
     return np.sqrt(nearest, out=nearest)
 
 
-def _peaks(
-    heights: np.ndarray, foreground: np.ndarray, reach: list[int], per_section: bool
-) -> np.ndarray:
+def _peaks(heights: np.ndarray, foreground: np.ndarray, reach: list[int]) -> np.ndarray:
     """Find the peaks of the foreground, at least one in each of its components."""
     peaks = foreground & (ndimage.maximum_filter(heights, reach) == heights)
-    by_face = ndimage.generate_binary_structure(foreground.ndim, 1)
-    if per_section:
-        by_face[[0, 2]] = False
-    components, n_components = ndimage.label(foreground, by_face)
+    components, n_components = ndimage.label(foreground)
     without = np.ones(n_components + 1, dtype=bool)
     without[0] = False
     without[components[peaks]] = False
@@ -266,19 +337,16 @@ def _peaks(
     return peaks
 
 
-def _number_peaks(peaks: np.ndarray, values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _number_peaks(peaks: np.ndarray, edges: list[Edges], is_open: list[np.ndarray]) -> np.ndarray:
     """Give every peak a number; peaks that open edges join, a flat summit, share one."""
-    voxels = np.argwhere(peaks)
+    n_peaks = np.count_nonzero(peaks)
     numbers = np.zeros(peaks.shape, dtype=np.int32)
-    numbers[peaks] = np.arange(len(voxels))
+    numbers[peaks] = np.arange(n_peaks)
     joined = [np.zeros((2, 0), dtype=np.int32)]
-    for channel, offset in enumerate(offsets):
-        ends = voxels + offset
-        inside = ((ends >= 0) & (ends < peaks.shape)).all(axis=1)
-        near, far = tuple(voxels[inside].T), tuple(ends[inside].T)
-        both = peaks[far] & (values[channel][near] > CLOSED)
+    for (_, near, far), passable in zip(edges, is_open, strict=True):
+        both = passable & peaks[near] & peaks[far]
         joined.append(np.stack([numbers[near][both], numbers[far][both]]))
     pairs = np.concatenate(joined, axis=1)
-    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (len(voxels),) * 2)
+    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (n_peaks, n_peaks))
     numbers[peaks] = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
     return numbers

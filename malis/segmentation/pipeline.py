@@ -1,10 +1,18 @@
 """Affinities to labels in one call."""
 
-from malis._checks import Array, Offsets, check_offsets
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
+from malis.segmentation.by_section import within_sections
 from malis.segmentation.components import connected_components
-from malis.segmentation.numbering import remove_small
-from malis.segmentation.recipe import are_sections_apart, hierarchy_of
-from malis.segmentation.sections import link_sections
+from malis.segmentation.numbering import compact, in_kind, remove_small
+from malis.segmentation.oversegmentation import inside_threshold
+from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled
+from malis.segmentation.sections import link_sections, linked
 from malis.segmentation.threshold_watershed import threshold_watershed
 
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
@@ -17,18 +25,24 @@ def segment(
     method: str = "agglomerate",
     threshold: float = 0.5,
     sampling: tuple[float, ...] | None = None,
+    per_section: bool | None = None,
+    inside: float | None = None,
+    sections: bool = False,
     min_size: int = 0,
 ) -> Array:
     """Turn affinities into labels.
 
     Volumes whose sections are at least three times thicker than a pixel is wide, by `sampling`, are
-    cut into fragments section by section. Volumes without a channel of unit steps along z (from a
-    network that predicts in 2D) are segmented section by section and then linked.
+    cut into fragments section by section; affinities along z then merge them like those within the
+    sections. Volumes without a channel of unit steps along z (from a network that knows nothing of
+    the third axis) are segmented section by section and then linked, see `link_sections`.
 
     Parameters
     ----------
     affinities : (C, *spatial) float array or tensor
-        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c].
+        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c]. Also anything that has
+        shape and dtype and gives arrays when it is indexed, for instance an HDF5 dataset; where
+        sections are cut one by one, it is never read as a whole.
     offsets : (C, ndim) integers
     method : {"agglomerate", "threshold_watershed", "connected_components"}
         "agglomerate": fragments, merged while the mean affinity between them is at least the
@@ -37,6 +51,15 @@ def segment(
         An affinity; `best_threshold` finds a good one where truth is known.
     sampling : tuple of float, optional
         Size of a voxel along every axis, in any unit.
+    per_section : bool, optional
+        Whether fragments lie within sections, however thick these are; say so for a 2D network that
+        predicts affinities along z, too.
+    inside : float, optional
+        Average affinity above which a voxel lies inside an object; by default what
+        `inside_threshold` finds.
+    sections : bool
+        Segment every section of a volume on its own: nothing joins or links two of them, and a
+        label lies in one section. For data that are labelled one section at a time.
     min_size : int
         Objects with fewer voxels are set to 0.
 
@@ -49,7 +72,8 @@ def segment(
     ------
     ValueError
         If shapes disagree, the volume is empty, an affinity is not a number in [0, 1], the method
-        is unknown, or the sampling has not as many numbers as there are axes.
+        is unknown, the sampling has not as many numbers as there are axes, or sections are asked
+        for where there are none.
     TypeError
         If affinities are no floats or offsets no integers.
 
@@ -62,13 +86,62 @@ def segment(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    flat, _ = are_sections_apart(affinities.shape[1:], check_offsets(offsets), sampling)
-    if method == "connected_components":
-        labels = connected_components(affinities, offsets, threshold)
+    steps = check_offsets(offsets)
+    check_affinity_shape(affinities.shape, steps, batched=False)
+    if sections and steps.shape[1] != 3:
+        raise ValueError(f"sections needs a volume (z, y, x), got {tuple(affinities.shape[1:])}")
+    shape = tuple(affinities.shape[1:])
+    flat, apart = are_sections_apart(shape, steps, sampling, sections or per_section)
+    if sections or (flat and method != "connected_components"):
+        if method == "agglomerate" and inside is None:
+            inside = inside_threshold(*sampled([affinities], steps, per_section=True))
+        labels = _section_by_section(
+            affinities,
+            steps,
+            link=not sections,
+            method=method,
+            threshold=threshold,
+            sampling=None if sampling is None else tuple(sampling[1:]),
+            inside=inside,
+        )
+    elif method == "agglomerate":
+        labels = hierarchy_of(
+            affinities if apart else _whole(affinities),
+            steps,
+            sampling=sampling,
+            per_section=apart,
+            inside=inside,
+        ).cut(threshold)
     elif method == "threshold_watershed":
-        labels = threshold_watershed(affinities, offsets, threshold, per_section=flat)
+        labels = threshold_watershed(_whole(affinities), steps, threshold)
     else:
-        labels = hierarchy_of(affinities, offsets, sampling=sampling).cut(threshold)
-    if flat:
-        labels = link_sections(labels)
+        labels = connected_components(_whole(affinities), steps, threshold)
+        labels = link_sections(labels) if flat else labels
     return remove_small(labels, min_size) if min_size > 1 else labels
+
+
+def _section_by_section(
+    affinities: Array, offsets: np.ndarray, *, link: bool, **settings: Any
+) -> Array:
+    """Segment every section like a picture, and link the regions or leave them as they are."""
+    channels, flat = within_sections(offsets)
+    shape = tuple(affinities.shape[1:])
+    pictures = (segment(affinities[:, z][channels], flat, **settings) for z in range(shape[0]))
+    labels = np.empty(shape, np.uint64)
+    for z, section in enumerate(linked(pictures) if link else _numbered(pictures)):
+        labels[z] = section
+    return in_kind(labels, affinities)
+
+
+def _numbered(sections: Iterable[Array]) -> Iterator[np.ndarray]:
+    """Go on in every section with the numbers where the last one ended."""
+    total = 0
+    for section in sections:
+        numbers, ids = compact(section)
+        yield np.where(numbers > 0, numbers + np.int64(total), 0)
+        total += len(ids)
+
+
+def _whole(affinities: Array) -> Array:
+    """Read affinities that lie in a file."""
+    return affinities if isinstance(affinities, np.ndarray | torch.Tensor) else affinities[...]

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from malis._checks import Array, Offsets, check_offsets
-from malis.segmentation.agglomeration import agglomerate
+from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
+from malis.segmentation.agglomeration import agglomerate, merge_regions
+from malis.segmentation.by_section import graph_by_section, within_sections
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.oversegmentation import fragments, inside_threshold
 
 THICK = 3.0  # sections this many times thicker than a pixel is wide are cut one by one
+SAMPLED = 10  # sections of a volume, or parts of several, that tell where objects have their inside
 
 
 def hierarchy_of(
@@ -23,23 +26,33 @@ def hierarchy_of(
     offsets: Offsets,
     *,
     sampling: Sequence[float] | None = None,
+    per_section: bool | None = None,
     inside: float | None = None,
-    **linkage: Any,
+    linkage: str = "mean",
+    **settings: Any,
 ) -> Hierarchy:
     """Cut affinities into fragments and build the hierarchy of their merges.
+
+    Fragments lie within sections where sections are much thicker than a pixel is wide or where no
+    channel joins them; their graph has the edges of all channels, those between sections included.
 
     Parameters
     ----------
     affinities : (C, *spatial) float array or tensor
-        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c].
+        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c]. Where sections are cut one
+        by one, anything with a shape that gives arrays when it is indexed, for instance an HDF5
+        dataset: it is read section by section.
     offsets : (C, ndim) integers
     sampling : sequence of float, optional
         Size of a voxel along every axis, in any unit; equal sides by default.
+    per_section : bool, optional
+        Whether fragments lie within sections; by default they do in volumes with sections at least
+        three times thicker than a pixel is wide. Say so for a network that predicts sections.
     inside : float, optional
         Average affinity above which a voxel lies inside an object; by default what
-        `inside_threshold` finds.
-    **linkage
-        Arguments of `agglomerate`: ``linkage``, ``quantile``, ``initial_maximum``.
+        `inside_threshold` finds in some of the sections.
+    linkage, **settings
+        See `agglomerate`.
 
     Returns
     -------
@@ -51,7 +64,19 @@ def hierarchy_of(
     ValueError, TypeError
         See `fragments` and `agglomerate`.
     """
-    return hierarchies_of([affinities], offsets, sampling=sampling, inside=inside, **linkage)[0]
+    steps = check_offsets(offsets)
+    check_affinity_shape(affinities.shape, steps, batched=False)
+    _, apart = are_sections_apart(tuple(affinities.shape[1:]), steps, sampling, per_section)
+    if inside is None:
+        inside = inside_threshold(*sampled([affinities], steps, per_section=apart))
+    if apart:
+        needs_all = linkage == "quantile"  # affinities of a boundary; for the others sums will do
+        leaves, graph = graph_by_section(affinities, steps, sampling, inside, needs_all)
+        merges, scores = merge_regions(graph, linkage=linkage, **settings)
+        device = affinities.device if isinstance(affinities, torch.Tensor) else None
+        return Hierarchy(leaves, graph.n_regions, merges, scores, device)
+    pieces = fragments(affinities, steps, threshold=inside, sampling=sampling)
+    return agglomerate(affinities, steps, pieces, linkage=linkage, **settings)
 
 
 def hierarchies_of(
@@ -59,6 +84,7 @@ def hierarchies_of(
     offsets: Offsets,
     *,
     sampling: Sequence[float] | None = None,
+    per_section: bool | None = None,
     inside: float | None = None,
     **linkage: Any,
 ) -> list[Hierarchy]:
@@ -68,7 +94,7 @@ def hierarchies_of(
     ----------
     parts : sequence of (C, *spatial) float arrays or tensors
         They share one threshold of what is inside.
-    offsets, sampling, inside, **linkage
+    offsets, sampling, per_section, inside, **linkage
         See `hierarchy_of`.
 
     Returns
@@ -80,11 +106,12 @@ def hierarchies_of(
     ValueError, TypeError
         See `hierarchy_of`.
     """
-    pieces = fragments_of(parts, offsets, sampling=sampling, inside=inside)
-    return [
-        agglomerate(part, offsets, piece, **linkage)
-        for part, piece in zip(parts, pieces, strict=True)
-    ]
+    if inside is None:
+        inside = inside_threshold(
+            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
+        )
+    settings = {"sampling": sampling, "per_section": per_section, "inside": inside, **linkage}
+    return [hierarchy_of(part, offsets, **settings) for part in parts]
 
 
 def fragments_of(
@@ -92,13 +119,14 @@ def fragments_of(
     offsets: Offsets,
     *,
     sampling: Sequence[float] | None = None,
+    per_section: bool | None = None,
     inside: float | None = None,
 ) -> list[Array]:
     """Take the first half of the recipe, for whoever agglomerates the fragments in several ways.
 
     Parameters
     ----------
-    parts, offsets, sampling, inside
+    parts, offsets, sampling, per_section, inside
         See `hierarchies_of`.
 
     Returns
@@ -111,11 +139,50 @@ def fragments_of(
     ValueError, TypeError
         See `fragments`.
     """
-    apart = any(are_sections_apart(parts[0].shape[1:], check_offsets(offsets), sampling))
     if inside is None:
-        inside = inside_threshold(parts, offsets, per_section=apart)
+        inside = inside_threshold(
+            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
+        )
+    shape, steps = tuple(parts[0].shape[1:]), check_offsets(offsets)
+    _, apart = are_sections_apart(shape, steps, sampling, per_section)
     settings = {"threshold": inside, "sampling": sampling, "per_section": apart}
     return [fragments(part, offsets, **settings) for part in parts]
+
+
+def sampled(
+    parts: Sequence[Array],
+    offsets: Offsets,
+    *,
+    sampling: Sequence[float] | None = None,
+    per_section: bool | None = None,
+) -> tuple[list[Array], np.ndarray]:
+    """Pick affinities that tell where objects have their inside, for `inside_threshold`.
+
+    Parameters
+    ----------
+    parts, offsets, sampling, per_section
+        See `hierarchies_of`.
+
+    Returns
+    -------
+    affinities : list of (C, *spatial) arrays or tensors
+        At most `SAMPLED` of the parts or, of a volume whose sections are cut one by one, at most as
+        many of its sections. They lie evenly apart.
+    offsets : (C, ndim) int64 array
+        Of these.
+    """
+    steps = check_offsets(offsets)
+    _, apart = are_sections_apart(tuple(parts[0].shape[1:]), steps, sampling, per_section)
+    if not apart:
+        return [parts[place] for place in _spread(len(parts))], steps
+    channels, flat = within_sections(steps)
+    places = [(part, z) for part in parts for z in range(part.shape[1])]
+    chosen = [places[place] for place in _spread(len(places))]
+    return [part[:, z][channels] for part, z in chosen], flat
+
+
+def _spread(n: int) -> list[int]:
+    return sorted(set(np.linspace(0, n - 1, min(n, SAMPLED)).round().astype(int).tolist()))
 
 
 def parts_of(volume: np.ndarray, ndim: int) -> list[np.ndarray]:
@@ -137,7 +204,10 @@ def parts_of(volume: np.ndarray, ndim: int) -> list[np.ndarray]:
 
 
 def are_sections_apart(
-    shape: tuple[int, ...], offsets: np.ndarray, sampling: Sequence[float] | None
+    shape: tuple[int, ...],
+    offsets: np.ndarray,
+    sampling: Sequence[float] | None,
+    per_section: bool | None = None,
 ) -> tuple[bool, bool]:
     """Tell whether sections are cut into fragments one by one.
 
@@ -148,18 +218,20 @@ def are_sections_apart(
     offsets : (C, ndim) int64 array
     sampling : sequence of float, optional
         Size of a voxel along every axis.
+    per_section : bool, optional
+        What the caller knows; by default thick sections are.
 
     Returns
     -------
     flat : bool
         They are, because no channel of unit steps joins them; then they have to be linked.
-    thick : bool
-        They are, because they are much thicker than a pixel is wide.
+    apart : bool
+        They are, for that or another reason.
 
     Raises
     ------
     ValueError
-        If the sampling has not as many numbers as there are axes.
+        If the sampling has not as many numbers as there are axes, or there are no sections.
     """
     if sampling is not None and len(sampling) != offsets.shape[1]:
         raise ValueError(
@@ -167,9 +239,12 @@ def are_sections_apart(
             f"got {sampling}"
         )
     in_volume = offsets.shape[1] == 3 and len(shape) == 3
+    if per_section and not in_volume:
+        raise ValueError(f"per_section needs a volume (z, y, x), got shape {shape}")
     flat = in_volume and shape[0] > 1 and not _has_unit_step(offsets, axis=0)
-    thick = in_volume and sampling is not None and sampling[0] >= THICK * min(sampling[1:])
-    return flat, thick
+    if per_section is None and in_volume and sampling is not None:
+        per_section = sampling[0] >= THICK * min(sampling[1:])
+    return flat, flat or bool(per_section)
 
 
 def _has_unit_step(offsets: np.ndarray, axis: int) -> bool:

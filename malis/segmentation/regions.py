@@ -55,6 +55,10 @@ class RegionGraph:
             return np.zeros(0, dtype=np.float32)
         return np.maximum.reduceat(self.affinities, self.starts[:-1])
 
+    def sums(self) -> "RegionSums":
+        """Forget the single affinities."""
+        return RegionSums(self.n_regions, self.edges, self.contact, self.total, self.maximum)
+
 
 @dataclass(frozen=True)
 class RegionSums:
@@ -185,6 +189,39 @@ def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> 
     low = np.searchsorted(rows.indptr, starts, side="right") - 1
     edges = np.stack([low, rows.indices[starts]], axis=1).astype(np.int64)
     return RegionGraph(n_regions, edges, rows.data, np.append(starts, len(affinities)))
+
+
+def join_graphs(
+    n_regions: int, parts: list[RegionGraph] | list[RegionSums]
+) -> RegionGraph | RegionSums:
+    """Put graphs together of which no two hold the same pair.
+
+    Parameters
+    ----------
+    n_regions : int
+        Of all of them together.
+    parts : list of RegionGraph, or list of RegionSums
+        Their edges name the regions of the whole.
+
+    Returns
+    -------
+    RegionGraph or RegionSums
+    """
+    edges = np.concatenate([np.zeros((0, 2), np.int64), *(part.edges for part in parts)])
+    order = np.lexsort(edges.T[::-1])
+    edges = edges[order]
+    if isinstance(parts[0], RegionSums):
+        columns = [
+            np.concatenate([getattr(part, name) for part in parts])[order]
+            for name in ("contact", "total", "maximum")
+        ]
+        return RegionSums(n_regions, edges, *columns)
+    affinities = np.concatenate([part.affinities for part in parts])
+    contact = np.concatenate([part.contact for part in parts])
+    first = (np.cumsum(contact) - contact)[order]
+    starts = np.append(0, np.cumsum(contact[order]))
+    place = np.arange(len(affinities)) + np.repeat(first - starts[:-1], contact[order])
+    return RegionGraph(n_regions, edges, affinities[place], starts)
 
 
 def _strides(shape: tuple[int, ...]) -> np.ndarray:

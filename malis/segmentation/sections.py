@@ -2,9 +2,13 @@
 
 A network that predicts in 2D knows nothing of the third axis. In thin sections a neuron covers
 much of the area that it covers in the section before; regions are linked where they do.
+
+What one section shows apart stays apart: an object has at most one region in every section, so
+that one wrong link joins two objects and not all of them. The price is that where a neuron
+branches, one branch goes on and the other begins a new object.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -19,9 +23,10 @@ def link_sections(
     """Link the regions of neighbouring sections to 3D objects.
 
     Two regions A and B of neighbouring sections share ``|A and B| / |A or B|`` of their area. They
-    are linked if that reaches the threshold and neither A overlaps another region as much, or B
-    does not: one best match of the two is enough, so that neurons can branch. With affinities along
-    the first axis, every voxel of the overlap counts as much as its affinity.
+    may be linked if that reaches the threshold and neither A overlaps another region as much, or B
+    does not. Every region is linked to at most one region of each neighbouring section: where
+    several may be, the largest share comes first, and of equal ones the smaller label. With
+    affinities along the first axis, every voxel of the overlap counts as much as its affinity.
 
     Parameters
     ----------
@@ -53,16 +58,45 @@ def link_sections(
             f"affinities must have shape {tuple(labels.shape)} like the labels, "
             f"got {tuple(affinities.shape)}"
         )
-    regions = _number_by_section(labels)
-    n = int(regions.max(initial=0)) + 1
-    below, above = regions[:-1].ravel(), regions[1:].ravel()
-    both = (below > 0) & (above > 0)
-    pairs = below[both], above[both]
-    weights = None if affinities is None else as_numpy(affinities)[1:].ravel()[both]
-    area = np.bincount(regions.ravel(), minlength=n)
-    ones = np.ones(len(pairs[0]))
-    component = link_regions(area, pairs, ones, weights=weights, threshold=threshold)
-    return in_kind(component[regions], labels)
+    objects = np.empty(tuple(labels.shape), np.uint64)
+    for z, section in enumerate(linked(labels, affinities=affinities, threshold=threshold)):
+        objects[z] = section
+    return in_kind(objects, labels)
+
+
+def linked(
+    sections: Iterable[Array],
+    *,
+    affinities: Array | None = None,
+    threshold: float = 0.2,
+) -> Iterator[np.ndarray]:
+    """Do what `link_sections` does with sections that come one by one.
+
+    Parameters
+    ----------
+    sections : iterable of (y, x) integer arrays or tensors
+    affinities, threshold
+        See `link_sections`.
+
+    Yields
+    ------
+    (y, x) uint64 array
+        The objects of the next section.
+    """
+    n_objects = 0
+    before = object_before = None
+    for z, section in enumerate(sections):
+        numbers, ids = compact(section)
+        object_of = np.zeros(len(ids) + 1, np.uint64)
+        if before is not None:
+            weights = None if affinities is None else as_numpy(affinities[z])
+            below, above = _links_between(before, numbers, weights, threshold)
+            object_of[above] = object_before[below]
+        new = np.flatnonzero(object_of[1:] == 0) + 1
+        object_of[new] = np.arange(n_objects + 1, n_objects + 1 + len(new), dtype=np.uint64)
+        n_objects += len(new)
+        yield object_of[numbers]
+        before, object_before = numbers, object_of
 
 
 def link_regions(
@@ -93,7 +127,34 @@ def link_regions(
     (N + 1,) int32 array
         The object of every region; 0 stays 0.
     """
-    n, pairs = len(area), tuple(pairs)
+    n = len(area)
+    links = _choose_links(area, tuple(pairs), overlap, weights, threshold)
+    joined = sparse.coo_array((np.ones(len(links[0]), bool), links), (n, n))
+    return sparse.csgraph.connected_components(joined, directed=False)[1]
+
+
+def _links_between(
+    below: np.ndarray, above: np.ndarray, weights: np.ndarray | None, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the links between two sections whose regions are numbered 1, 2, ... in each."""
+    n_below = int(below.max(initial=0))
+    area = np.append(np.bincount(below.ravel(), minlength=1), np.bincount(above.ravel())[1:])
+    both = (below > 0) & (above > 0)
+    pairs = below[both], above[both] + n_below
+    weights = None if weights is None else weights[both]
+    one, other = _choose_links(area, pairs, np.ones(len(pairs[0])), weights, threshold)
+    return one, other - n_below
+
+
+def _choose_links(
+    area: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    overlap: np.ndarray,
+    weights: np.ndarray | None,
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose links, at most one from a region to each side; see `link_regions`."""
+    n = len(area)
     both = sparse.coo_array((overlap, pairs), (n, n)).tocsr().tocoo()
     shared = both.data
     if weights is not None:
@@ -103,19 +164,14 @@ def link_regions(
     np.maximum.at(most_above, both.row, shared)
     np.maximum.at(most_below, both.col, shared)
     best = (shared >= most_above[both.row]) | (shared >= most_below[both.col])
-    linked = best & (score >= threshold)
-    links = sparse.coo_array(
-        (np.ones(linked.sum(), bool), (both.row[linked], both.col[linked])), (n, n)
-    )
-    return sparse.csgraph.connected_components(links, directed=False)[1]
-
-
-def _number_by_section(labels: Array) -> np.ndarray:
-    """Give every region of every section a number of its own."""
-    numbers = np.zeros(tuple(labels.shape), dtype=np.int32)
-    total = 0
-    for z, section in enumerate(labels):
-        number, ids = compact(section)
-        numbers[z] = np.where(number > 0, number + total, 0)
-        total += len(ids)
-    return numbers
+    candidates = np.flatnonzero(best & (score >= threshold))
+    candidates = candidates[np.argsort(-score[candidates], kind="stable")]
+    is_below, is_above = bytearray(n), bytearray(n)  # of a link that is chosen
+    chosen = []
+    ends = both.row[candidates].tolist(), both.col[candidates].tolist()
+    for candidate, one, other in zip(candidates, *ends, strict=True):
+        if not is_below[one] and not is_above[other]:
+            is_below[one] = is_above[other] = True
+            chosen.append(candidate)
+    chosen = np.array(chosen, np.intp)
+    return both.row[chosen], both.col[chosen]

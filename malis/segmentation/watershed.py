@@ -22,6 +22,8 @@ from malis.maximin import merge_order
 from malis.segmentation.grid import Edges
 from malis.segmentation.regions import group_by_pair
 
+PART = 2**18  # voxels that are looked at together
+
 
 def seeded_watershed(
     heights: np.ndarray, seeds: np.ndarray, edges: list[Edges], is_open: list[np.ndarray]
@@ -45,67 +47,93 @@ def seeded_watershed(
         Labels of the seeds, and S + 1, ... for parts of at least two voxels that no open edge joins
         to a seed. 0 where there is none of both.
     """
-    peak, has_open_edge = _peaks(heights, seeds, edges, is_open)
-    roots = np.flatnonzero(peak == np.arange(peak.size, dtype=peak.dtype))
-    number = np.empty(peak.size, dtype=np.int32)
-    number[roots] = np.arange(len(roots), dtype=np.int32)
-    basins = number[peak].reshape(heights.shape)
-
+    basins, roots, has_open_edge = _basins(heights, seeds, edges, is_open)
     seed_voxels = np.flatnonzero(seeds)
-    seed_basins = basins.ravel()[seed_voxels]
-    # Closed edges matter only to voxels that have no other.
-    last_resort = [
-        ~(passable | (has_open_edge[near] & has_open_edge[far]))
-        for passable, (_, near, far) in zip(is_open, edges, strict=True)
-    ]
     label = _join_basins(
         len(roots),
-        seed_basins,
+        basins.ravel()[seed_voxels],
         seeds.ravel()[seed_voxels],
         _passes(heights, basins, edges, is_open),
         np.flatnonzero(has_open_edge.ravel()[roots]),
-        _passes(heights, basins, edges, last_resort),
+        _passes(heights, basins, edges, is_open, has_open_edge),
     )
     return label[basins]
 
 
-def _peaks(
+def _basins(
     heights: np.ndarray, seeds: np.ndarray, edges: list[Edges], is_open: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Follow the steepest way up from every voxel; mark voxels with an open edge."""
-    dtype = np.int32 if heights.size < 2**31 else np.int64
-    voxels = np.arange(heights.size, dtype=dtype).reshape(heights.shape)
-    uphill, best = voxels.copy(), heights.copy()
-    has_open_edge = np.zeros(heights.shape, dtype=bool)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Follow the steepest way up from every voxel.
+
+    Returns
+    -------
+    basins : (*spatial) int32 array
+        Numbered 0, 1, ... by their peaks.
+    roots : (B,) integer array
+        The voxel of every peak.
+    has_open_edge : (*spatial) bool array
+    """
+    shape = heights.shape
+    has_open_edge, best = np.zeros(shape, dtype=bool), heights.copy()
+    way = np.zeros(shape, dtype=np.uint8)  # 0: here; else the number of a step
+    steps = [0]
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1]
     for (_, near, far), passable in zip(edges, is_open, strict=True):
-        for here, there in ((near, far), (far, near)):
+        offset = [there.start - here.start for here, there in zip(near, far, strict=True)]
+        for here, there, sign in ((near, far, 1), (far, near, -1)):
             has_open_edge[here] |= passable
             higher = passable & (heights[there] > best[here])
             np.copyto(best[here], heights[there], where=higher)
-            np.copyto(uphill[here], voxels[there], where=higher)
-    uphill = uphill.ravel()
-    seed_voxels = np.flatnonzero(seeds)
-    uphill[seed_voxels] = seed_voxels
+            way[here][higher] = len(steps)
+            steps.append(sign * int(np.dot(offset, strides)))
+    del best
+    way.ravel()[np.flatnonzero(seeds)] = 0
+    dtype = np.int32 if heights.size < 2**31 else np.int64
+    uphill = np.array(steps, dtype)[way].ravel()
+    uphill += np.arange(heights.size, dtype=dtype)
     while True:
         further = uphill[uphill]  # paths double in length
         if np.array_equal(further, uphill):
-            return uphill, has_open_edge
+            break
         uphill = further
+    roots = np.flatnonzero(way.ravel() == 0)
+    further[roots] = np.arange(len(roots), dtype=dtype)
+    return further[uphill].astype(np.int32, copy=False).reshape(shape), roots, has_open_edge
 
 
 def _passes(
-    heights: np.ndarray, basins: np.ndarray, edges: list[Edges], taken: list[np.ndarray]
+    heights: np.ndarray,
+    basins: np.ndarray,
+    edges: list[Edges],
+    is_open: list[np.ndarray],
+    has_open_edge: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the highest edge between any two basins; return their ends, the highest first."""
+    """Find the highest edge between any two basins; return their ends, the highest first.
+
+    Of the open edges or, where it is said which voxels have one, of the closed edges that matter:
+    those of voxels without another. A part of the volume at a time, because edges between basins
+    are many and the pairs of basins few.
+    """
     n_basins = int(basins.max()) + 1
     pairs, weights = [np.zeros((2, 0), np.int32)], [np.zeros(0, np.float32)]
-    for (_, near, far), mask in zip(edges, taken, strict=True):
-        if not mask.any():
-            continue
-        crossing = mask & (basins[near] != basins[far])
-        ends = basins[near][crossing], basins[far][crossing]
-        pairs.append(np.stack([np.minimum(*ends), np.maximum(*ends)]))
-        weights.append(np.minimum(heights[near][crossing], heights[far][crossing]))
+    for (_, near, far), passable in zip(edges, is_open, strict=True):
+        depth = max(PART * len(passable) // max(passable.size, 1), 1)
+        for start in range(0, len(passable), depth):
+            part = slice(start, start + depth)
+            taken = passable[part]
+            if has_open_edge is not None:
+                taken = ~(taken | (has_open_edge[near][part] & has_open_edge[far][part]))
+            one, other = basins[near][part], basins[far][part]
+            crossing = taken & (one != other)
+            if not crossing.any():
+                continue
+            ends = one[crossing], other[crossing]
+            pair = np.stack([np.minimum(*ends), np.maximum(*ends)])
+            first, last = int(pair.min()), int(pair.max())
+            weight = np.minimum(heights[near][part][crossing], heights[far][part][crossing])
+            between = group_by_pair(last - first + 1, pair - first, weight)
+            pairs.append(between.edges.T.astype(np.int32) + np.int32(first))
+            weights.append(between.maximum)
     between = group_by_pair(n_basins, np.concatenate(pairs, axis=1), np.concatenate(weights))
     return tuple(between.edges[merge_order(between.maximum)].T)
 

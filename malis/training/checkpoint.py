@@ -176,11 +176,34 @@ def validated_threshold(
     float
         0.5 if the card names none.
     """
+    return float(_validated(card, linkage, views).get("threshold", 0.5))
+
+
+def validated_inside(
+    card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False
+) -> float | None:
+    """Return the average affinity inside of objects that validation sections chose.
+
+    Parameters
+    ----------
+    card, linkage, views
+        See `validated_threshold`.
+
+    Returns
+    -------
+    float or None
+        None if the card names none: then `malis.segmentation.inside_threshold` finds one.
+    """
+    inside = _validated(card, linkage, views).get("inside")
+    return None if inside is None else float(inside)
+
+
+def _validated(card: Mapping[str, Any], linkage: str, views: bool) -> Mapping[str, Any]:
+    """Return what a card says about the agglomeration of a linkage, or nothing."""
     scores = card.get("scores", {})
     names = [f"{linkage}_linkage", "agglomeration"]
     names = [f"views_{name}" for name in names if views] + names
-    chosen = next((scores[name] for name in names if name in scores), {})
-    return float(chosen.get("threshold", 0.5))
+    return next((scores[name] for name in names if name in scores), {})
 
 
 def write(path: str | Path, content: Mapping[str, Any]) -> None:

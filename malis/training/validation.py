@@ -1,6 +1,6 @@
-"""How well a network segments volumes whose truth is known, at its best threshold."""
+"""How well a network segments volumes whose truth is known, read in the way that suits it best."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from malis._checks import Offsets
 from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.tiles import predict
 from malis.labels import relabel_components
-from malis.segmentation import Hierarchy, best_threshold, hierarchies_of, parts_of
+from malis.segmentation import choose_cut, parts_of
 from malis.segmentation.threshold import BACKGROUND
 from malis.training.dataset import LabelledVolume
 from unet.network import FullyConvolutional
@@ -20,14 +20,15 @@ def validation_scores(
     offsets: Offsets,
     ignore: Iterable[int] = (),
 ) -> dict[str, float]:
-    """Segment validation volumes at the one threshold that is best for them.
+    """Segment validation volumes with the inside and the threshold that are best for them.
 
     Parameters
     ----------
     network : FullyConvolutional
-        Predicts logits. If it is a 2D network, sections are segmented and scored one by one.
+        Predicts logits. Where the offsets have two axes, sections are segmented and scored one by
+        one; a 2D network may also predict affinities in 3D.
     volumes : sequence of LabelledVolume
-        What the network was not trained on; at least one.
+        What the network was not trained on; at least one, all of one resolution.
     offsets : (C, ndim) integers
         The edge of each output channel.
     ignore : iterable of int
@@ -36,8 +37,9 @@ def validation_scores(
     Returns
     -------
     dict
-        "threshold", and the mean "voi_split", "voi_merge", "adapted_rand_error" and "cremi_score"
-        at it; for instance for ``validate`` of `malis.training.train`.
+        "threshold" and "inside", see `malis.segmentation.choose_cut`, and with them the mean
+        "voi_split", "voi_merge", "adapted_rand_error" and "cremi_score"; for instance for
+        ``validate`` of `malis.training.train`.
 
     Raises
     ------
@@ -49,29 +51,30 @@ def validation_scores(
     Pieces of one object that do not touch within the volume, or the section, are objects of their
     own: the network cannot know that they meet elsewhere.
     """
-    ignored = [BACKGROUND, *ignore]
-    pairs = [pair for volume in volumes for pair in _segmented(network, volume, offsets)]
-    hierarchies = [hierarchy for hierarchy, _ in pairs]
-    threshold, curve = best_threshold(hierarchies, [_pieces(ids, ignored) for _, ids in pairs])
-    best = curve.best()
+    if not volumes:
+        raise ValueError("there is no volume to validate on")
+    ignored, ndim = [BACKGROUND, *ignore], len(offsets[0])
+    parts, truths = [], []
+    for volume in volumes:
+        raw = stack_neighbours(volume.raw, neighbours_of(network))
+        parts += parts_of(predict(network, raw, progress=False), ndim)
+        truths += [_pieces(ids, ignored) for ids in parts_of(volume.labels, ndim)]
+    choice = choose_cut(
+        parts,
+        truths,
+        offsets,
+        sampling=volumes[0].resolution[-ndim:],
+        per_section=(ndim > network.ndim) or None,
+    )
+    curve, best = choice.curve, choice.curve.best()
     return {
-        "threshold": threshold,
+        "threshold": choice.threshold,
+        "inside": choice.inside,
         "voi_split": float(curve.voi_split[best]),
         "voi_merge": float(curve.voi_merge[best]),
         "adapted_rand_error": float(curve.rand[best]),
         "cremi_score": float(curve.cremi[best]),
     }
-
-
-def _segmented(
-    network: FullyConvolutional, volume: LabelledVolume, offsets: Offsets
-) -> Iterator[tuple[Hierarchy, np.ndarray]]:
-    """Agglomerate a volume, or its sections if the offsets lie within them; with the truth."""
-    raw = stack_neighbours(volume.raw, neighbours_of(network))
-    ndim = len(offsets[0])
-    parts = parts_of(predict(network, raw, progress=False), ndim)
-    hierarchies = hierarchies_of(parts, offsets, sampling=volume.resolution[-ndim:])
-    yield from zip(hierarchies, parts_of(volume.labels, ndim), strict=True)
 
 
 def _pieces(ids: np.ndarray, ignored: Sequence[int]) -> np.ndarray:

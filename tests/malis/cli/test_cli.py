@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -16,7 +17,9 @@ from cremi_eval.io import CremiFile
 from malis.cli import main, one_line
 from malis.cli.files import open_part
 from malis.inference import predict
+from malis.inference.neighbours import stack_neighbours
 from malis.inference.views import predict_views
+from malis.segmentation import hierarchy_of
 from malis.training.checkpoint import CHECKPOINT, load_model, save_model, write
 from unet import UNet
 
@@ -107,7 +110,7 @@ class TestExitCodes:
         def interrupted(*arguments, **settings):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("malis.cli.predict.predict", interrupted)
+        monkeypatch.setattr("malis.cli.segment.predicted", interrupted)
         assert main(["segment", "sample.hdf", "out.hdf", "--checkpoint", "net.model"]) == 130
         assert capsys.readouterr().err == "malis segment: interrupted\n"
         assert not Path("out.hdf").exists()
@@ -184,6 +187,68 @@ class TestSegment:
         np.testing.assert_array_equal(
             read_ids("out.hdf").data, self.expected(affinities, 0.3, min_size=20)
         )
+
+    def test_sections_that_nothing_links(self, folder, affinities):
+        command = [
+            "segment",
+            "sample.hdf",
+            "out.hdf",
+            "--checkpoint",
+            "net.model",
+            "--quiet",
+            "--sections",
+        ]
+        assert main(command) == 0
+        labels = read_ids("out.hdf").data[:]
+        np.testing.assert_array_equal(labels, self.expected(affinities, THRESHOLD, sections=True))
+        for above, below in itertools.pairwise(labels):
+            assert not np.intersect1d(above[above > 0], below).size
+        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        blocks = "segment sample.hdf out.zarr --checkpoint net.model --workers 0 --quiet --sections"
+        assert main(blocks.split()) == 0
+        by_block = open_part("out.zarr", "labels")[:]
+        pairs = np.unique(np.stack([labels.ravel(), by_block.ravel()]), axis=1)
+        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+    def test_a_network_for_sections_with_affinities_across_them(self, folder):
+        """Fragments of sections, merged in 3D: no option says so, it is what the network is."""
+        torch.manual_seed(1)
+        arguments = ARGUMENTS | {"in_channels": 3, "n_classes": 3}
+        network, offsets = UNet(**arguments), malis.nearest_offsets(3)
+        raw = cells((4, 40, 48))[0]
+        affinities = predict(network, stack_neighbours(raw, 1), progress=False)
+        hierarchy = hierarchy_of(affinities, offsets, per_section=True, inside=0.5)
+        settings = {"threshold": float(np.median(hierarchy.scores)), "inside": 0.5}
+        card = {"scores": {"agglomeration": settings}}
+        save_model("slab.model", network, arguments, offsets, card, half=False)
+        cubes = write_volume(Path("cubes.hdf"), raw, resolution=(4.0, 4.0, 4.0))
+        command = ["--checkpoint", "slab.model", "--quiet"]
+        assert main(["segment", str(cubes), "out.hdf", *command]) == 0
+        expected = malis.segment(affinities, offsets, per_section=True, **settings)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
+        assert len(np.intersect1d(expected[0], expected[-1])) > 1
+        assert (expected != malis.segment(affinities, offsets, **settings)).any()
+        pytest.importorskip("dask", reason="needs requirements-scale.txt")
+        blocks = ["--block", "2", "40", "48", "--workers", "0"]
+        assert main(["segment", str(cubes), "out.zarr", *command, *blocks]) == 0
+        by_block = open_part("out.zarr", "labels")[:]
+        pairs = np.unique(np.stack([expected.ravel(), by_block.ravel()]), axis=1)
+        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+    def test_views(self, folder):
+        command = [
+            "segment",
+            "sample.hdf",
+            "out.hdf",
+            "--checkpoint",
+            "net.model",
+            "--quiet",
+            "--views",
+        ]
+        assert main(command) == 0
+        network = malis.training.checkpoint.load_model("net.model").network
+        means = predict_views(network, cells()[0], malis.nearest_offsets(2), progress=False)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, self.expected(means, THRESHOLD))
 
     def test_from_affinities(self, folder, affinities):
         main(["predict", "sample.hdf", "affinities.hdf", "--checkpoint", "net.model", "--quiet"])

@@ -29,7 +29,7 @@ from malis.cli.example import EXAMPLE
 from malis.composite import WindowLoss
 from malis.inference import predict
 from malis.labels import relabel_components
-from malis.segmentation import agglomerate, best_threshold, fragments, inside_threshold
+from malis.segmentation import choose_cut
 from malis.training import CosineDecay, PatchDataset, describe, load_volume, train
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import CHECKPOINT, load_model, read
@@ -135,15 +135,14 @@ class TestTraining:
         assert model.offsets == offsets
         network.eval()
         sections = list(np.moveaxis(predict(network, volume.raw[4:6], progress=False), 1, 0))
-        inside = inside_threshold(sections, offsets)
-        threshold, curve = best_threshold(
-            [
-                agglomerate(one, offsets, fragments(one, offsets, threshold=inside))
-                for one in sections
-            ],
-            [relabel_components(section) for section in volume.labels[4:6]],
+        inside, threshold, curve = choose_cut(
+            sections, [relabel_components(section) for section in volume.labels[4:6]], offsets
         )
-        assert model.card["scores"]["agglomeration"]["threshold"] == pytest.approx(threshold)
+        assert model.card["scores"]["agglomeration"] == {
+            "threshold": threshold,
+            "inside": inside,
+            "validation_cremi": curve.cremi[curve.best()],
+        }
         assert model.card["split"]["sample.hdf"]["test"] == "range(6, 8)"
         assert model.card["configuration"] == TABLE
         said = capsys.readouterr().out

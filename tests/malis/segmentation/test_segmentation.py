@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -7,16 +8,20 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cremi_eval.evaluation import adapted_rand
+from cremi_eval import Volume
+from cremi_eval.evaluation import NeuronIds, adapted_rand
 from malis.affinity import affinities_from_labels, nearest_offsets
 from malis.maximin import maximin_edges
 from malis.segmentation import (
     agglomerate,
     average_affinities,
     best_threshold,
+    choose_cut,
     connected_components,
     fragment_steps,
     fragments,
+    hierarchy_of,
+    inside_candidates,
     inside_threshold,
     link_sections,
     remove_small,
@@ -27,6 +32,7 @@ from malis.segmentation import (
     weak_pixel_leak,
 )
 from malis.segmentation.grid import direct_edges
+from malis.segmentation.oversegmentation import inside_of
 
 OFFSETS = {2: nearest_offsets(2), 3: nearest_offsets(3)}
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
@@ -237,6 +243,16 @@ def test_fragments_in_steps():
     )
 
 
+def test_memory_of_fragments_in_3d():
+    noise = np.random.default_rng(0).random((3, 64, 96, 96), np.float32)
+    affinities = np.clip(0.5 + 4 * (ndimage.gaussian_filter(noise, (0, 2, 2, 2)) - 0.5), 0, 1)
+    tracemalloc.start()
+    assert fragment_steps(affinities, OFFSETS[3], threshold=0.5).fragments.max() > 100
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / affinities[0].size < 45  # bytes a voxel, without the affinities
+
+
 def test_sections_on_their_own():
     stack = np.stack([cells((40, 44), 12, seed)[2] for seed in range(3)], axis=1)
     volume = np.concatenate([np.ones_like(stack[:1]), stack])
@@ -259,38 +275,6 @@ def test_anisotropic_distances():
     background = ~steps.foreground
     expected = ndimage.distance_transform_edt(~background, (10, 1, 2))
     np.testing.assert_allclose(steps.distance, expected, rtol=1e-6)
-
-
-def test_links_follow_the_largest_overlap():
-    labels = np.zeros((3, 4, 10), np.int64)
-    labels[0, :, :6], labels[0, :, 6:] = 1, 2
-    labels[1, :, :5], labels[1, :, 5:] = 2, 1  # other names for the same neurons
-    labels[2, :2, :5], labels[2, 2:, :5], labels[2, :, 7:] = 1, 2, 3  # the first one branches
-    linked = link_sections(labels)
-    left, right = linked[0, 0, 0], linked[0, 0, 9]
-    assert left != right
-    assert (linked[1] == np.where(labels[1] == 2, left, right)).all()
-    expected = np.select([labels[2] == 3, labels[2] > 0], [right, left], 0)
-    assert (linked[2] == expected).all()
-    apart = link_sections(labels, threshold=0.9)
-    assert len(np.unique(apart[apart > 0])) == 7  # overlaps of 5/6, 4/5, 1/2, 1/2 and 3/5
-
-
-def test_weak_affinities_break_links():
-    labels = np.ones((2, 4, 4), np.int64)
-    labels[:, :, 2:] = 2
-    affinities = np.full((2, 4, 4), 0.9)
-    affinities[1, :, 2:] = 0.1
-    linked = link_sections(labels, affinities=affinities)
-    assert (linked[0, :, :2] == linked[1, :, :2]).all()
-    assert linked[0, 0, 3] != linked[1, 0, 3]
-
-
-def test_a_2d_network_on_a_volume_is_segmented_by_section_and_linked():
-    labels, perfect, _ = cells((40, 44), 12)
-    stack = np.stack([perfect] * 3, axis=1)
-    linked = segment(stack, OFFSETS[3][1:])
-    assert same_partition(linked, np.stack([labels] * 3))
 
 
 def test_small_objects_are_removed():
@@ -450,11 +434,11 @@ def test_pictures_of_traps_have_a_least_size():
 
 
 class TestInside:
-    """A network that is never sure, as MALIS may leave it: the order is right, the values low."""
+    """Where objects have their inside, whatever affinities a network is used to."""
 
     def test_the_scale_of_the_affinities_does_not_matter(self):
         labels, _, affinities = cells((60, 70), 25)
-        unsure = np.maximum(affinities, 0.1) / 2
+        unsure = np.maximum(affinities, 0.1) / 2  # as MALIS may leave it: it asks for the order
         assert average_affinities(unsure, OFFSETS[2]).max() < 0.9
         cut = segment(unsure, OFFSETS[2], threshold=0.25)
         assert adapted_rand(cut, labels) < 0.1
@@ -464,15 +448,65 @@ class TestInside:
         affinities = np.full((1, 10), 0.5, np.float32)
         affinities[0, 4] = 0.1  # the voxels at its ends have the average 0.3, all others 0.5
         inside = inside_threshold(affinities, [(-1,)])
-        assert 0.3 < inside < 0.5
+        # Otsu: where the first bin above 0.3 begins; the mean above it is 0.5, up to half a bin.
+        assert inside == pytest.approx((0.3 + 0.5) / 2, abs=0.5 / 256)
         assert fragments(affinities, [(-1,)], threshold=inside).tolist() == [1] * 4 + [2] * 6
         assert inside_threshold([affinities, affinities], [(-1,)]) == inside
-        assert inside_threshold(2 * affinities, [(-1,)]) == 0.9
+        assert inside_threshold(2 * affinities, [(-1,)]) == pytest.approx(2 * inside)
+        low, middle, high = inside_candidates(affinities, [(-1,)])
+        assert 0.3 < low < middle == inside < high < 0.5
+
+    @pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+    def test_cells_of_two_kinds_are_both_inside(self, share):
+        """Some cells lie at 0.89 beside brighter ones, and membranes are rare or frequent."""
+        rng = np.random.default_rng(0)
+        n = 100_000
+        kinds = rng.choice(3, n, p=[share, (1 - share) / 2, (1 - share) / 2])
+        average = np.array([0.15, 0.89, 0.99])[kinds] + 0.004 * rng.standard_normal(n)
+        assert 0.2 < inside_of(average) < 0.87
+
+    def test_a_cell_that_is_a_little_pale_is_not_black(self):
+        affinities = np.full((2, 21, 42), 0.99, np.float32)
+        affinities[:, :, 21:] = 0.89
+        affinities[:, :, 20:22] = 0.1
+        affinities[1, :, 22] = 0.1
+        inside = inside_threshold(affinities, OFFSETS[2])
+        steps = fragment_steps(affinities, OFFSETS[2], threshold=inside)
+        assert steps.distance[10, 31] == pytest.approx(10, abs=1)
+        assert steps.distance[10, 20] == 0
+        assert steps.fragments.max() == 2
 
     def test_nothing_is_inside_of_nothing(self):
         assert inside_threshold(np.zeros((1, 9), np.float32), [(-1,)]) > 0
+
+    def test_all_is_inside_where_all_is_alike(self):
+        for value in (0.003, 0.3, 1.0):
+            affinities = np.full((2, 9, 9), value, np.float32)
+            assert inside_threshold(affinities, OFFSETS[2]) < value
 
     def test_where_nothing_is_cut_apart_that_is_said(self, caplog):
         _, _, affinities = cells((60, 70), 25)
         assert fragments(affinities * np.float32(0.6), OFFSETS[2]).max() == 1
         assert "inside_threshold finds a threshold that fits" in caplog.text
+
+
+class TestChoice:
+    def test_inside_and_threshold_are_the_best_of_those_that_were_tried(self):
+        labels, _, affinities = cells((90, 100), 25, seed=3)
+        tried = (0.3, 0.6, 0.9)
+        choice = choose_cut([affinities], [labels], OFFSETS[2], candidates=tried)
+        scores = []
+        for inside in tried:
+            hierarchy = hierarchy_of(affinities, OFFSETS[2], inside=inside)
+            scores.append(best_threshold(hierarchy, labels)[1].cremi.min())
+        assert choice.inside == tried[int(np.argmin(scores))]
+        assert choice.curve.cremi.min() == min(scores) < max(scores)
+        found = segment(affinities, OFFSETS[2], inside=choice.inside, threshold=choice.threshold)
+        volume = Volume(labels[None], (1, 1, 1))
+        score = NeuronIds(volume).whole_volume_scores(found[None]).cremi_score
+        assert score == pytest.approx(min(scores))
+
+    def test_by_default_the_candidates_come_from_the_affinities(self):
+        labels, _, affinities = cells((60, 70), 25)
+        choice = choose_cut([affinities / 4], [labels], OFFSETS[2])
+        assert choice.inside in inside_candidates(affinities / 4, OFFSETS[2])

@@ -42,7 +42,7 @@ def volume(raw, labels):
 def test_a_perfect_network_scores_almost_nothing(ndim):
     scores = validation_scores(Membranes(ndim), [volume(*cells(8))], malis.nearest_offsets(ndim))
     assert set(scores) == {
-        "threshold", "voi_split", "voi_merge", "adapted_rand_error", "cremi_score"
+        "threshold", "inside", "voi_split", "voi_merge", "adapted_rand_error", "cremi_score"
     }  # fmt: skip
     assert scores["voi_split"] + scores["voi_merge"] < 0.35
     assert 0 < scores["threshold"] <= NO_MERGE + 1e-6  # the fragments are the cells already
@@ -56,7 +56,7 @@ def test_the_same_numbers_as_cremi_eval():
     affinities = malis.inference.predict(Membranes(2), raw, progress=False)
     segments = np.stack(
         [
-            malis.segment(one, offsets, threshold=scores["threshold"])
+            malis.segment(one, offsets, threshold=scores["threshold"], inside=scores["inside"])
             for one in np.moveaxis(affinities, 1, 0)
         ]
     )
@@ -77,14 +77,30 @@ def test_the_threshold_is_chosen_on_what_segment_cuts(monkeypatch):
         seen.extend(hierarchies)
         return best_threshold(hierarchies, truths, **settings)
 
-    monkeypatch.setattr("malis.training.validation.best_threshold", choose)
+    monkeypatch.setattr("malis.segmentation.choice.best_threshold", choose)
     offsets = malis.nearest_offsets(2)
     part = LabelledVolume(raw, labels, (40.0, 8.0, 4.0))
-    validation_scores(Membranes(2), [part], offsets)
+    inside = validation_scores(Membranes(2), [part], offsets)["inside"]
     section = malis.inference.predict(Membranes(2), raw, progress=False)[:, 0]
-    cut = malis.segment(section, offsets, threshold=NO_MERGE, sampling=(8.0, 4.0))
-    assert len(seen) == 1 and (seen[0].cut(NO_MERGE) == cut).all()
-    assert cut.max() != malis.segment(section, offsets, threshold=NO_MERGE).max()
+    settings = {"threshold": NO_MERGE, "inside": inside}
+    cut = malis.segment(section, offsets, sampling=(8.0, 4.0), **settings)
+    assert any(np.array_equal(hierarchy.cut(NO_MERGE), cut) for hierarchy in seen)
+    assert cut.max() != malis.segment(section, offsets, **settings).max()
+
+
+def test_a_2d_network_with_affinities_across_sections_is_scored_in_3d():
+    raw, labels = cells(6)
+    labels[3:, :, :16] = 3  # where nothing shows that one cell ends and another begins
+    network = Membranes(2)
+    network.out_channels = 3
+    scores = validation_scores(network, [volume(raw, labels)], malis.nearest_offsets(3))
+    affinities = malis.inference.predict(network, raw, progress=False)
+    choice = {name: scores[name] for name in ("inside", "threshold")}
+    found = malis.segment(affinities, malis.nearest_offsets(3), per_section=True, **choice)
+    expected = NeuronIds(Volume(labels)).whole_volume_scores(found)
+    for name in ("voi_split", "voi_merge", "adapted_rand_error", "cremi_score"):
+        assert scores[name] == pytest.approx(getattr(expected, name))
+    assert scores["voi_split"] + scores["voi_merge"] > 0.3  # sections alone would have no error
 
 
 def test_what_is_left_out_costs_nothing():
@@ -127,6 +143,8 @@ def test_a_section_without_an_object_has_no_part_in_it():
 
 
 def test_nothing_to_score():
+    with pytest.raises(ValueError, match="no volume to validate on"):
+        validation_scores(Membranes(2), [], malis.nearest_offsets(2))
     raw, labels = cells()
     with pytest.raises(ValueError, match="ignores every voxel"):
         validation_scores(
