@@ -434,7 +434,7 @@ class TestBadInput:
         Path("cut.hdf").write_bytes(Path("sample.hdf").read_bytes()[:3000])
         Path("empty").mkdir()
         Path("cut.model").write_bytes(Path("net.model").read_bytes()[:500])
-        write("training.checkpoint", {"kind": CHECKPOINT})
+        write("training.checkpoint", {"kind": CHECKPOINT, "model": None})
         solid = {"depth": 2, "wf": 1, "ndim": 3, "n_classes": 3}
         save_model("solid.model", UNet(**solid), solid, malis.nearest_offsets(3))
         content = torch.load("net.model", weights_only=True)
@@ -452,7 +452,10 @@ class TestBadInput:
             ("segment sample.hdf out.hdf", "without --checkpoint, IN must hold affinities"),
             ("segment sample.hdf out.hdf --checkpoint none.model", "none.model does not exist"),
             ("segment sample.hdf out.hdf --checkpoint cut.model", "cut.model is damaged"),
-            ("segment sample.hdf out.hdf --checkpoint training.checkpoint", "'malis checkpoint 1'"),
+            (
+                "segment sample.hdf out.hdf --checkpoint training.checkpoint",
+                "does not say how its network",
+            ),
             ("segment sample.hdf out.hdf --checkpoint other.model", "holds a Transformer, known"),
             ("segment sample.hdf out.hdf --checkpoint wider.model", "shape"),
             ("segment sample.hdf out.hdf --checkpoint solid.model --tile 4 4 4", "tile (4, 4, 4)"),
