@@ -7,6 +7,7 @@ Files are read with ``weights_only=True``: they can hold tensors and plain conta
 
 import io
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,7 +228,7 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
     torch.save(_plain(content), buffer)
     try:
         torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
-    except Exception as error:  # as in `read`
+    except pickle.UnpicklingError as error:
         raise TypeError(
             f"{path} would hold more than tensors, numbers, texts and containers of them, and "
             "could not be read again"

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 ENDING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+CHILD = getattr(signal, "SIGCHLD", None)  # at which PyTorch raises if a process that loads has died
 
 
 class Interruptions:
@@ -25,49 +27,63 @@ class Interruptions:
 
     Attributes
     ----------
-    came : bool
-        Whether there was one.
+    came : int or None
+        The last of the signals that end the program, if there was one.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self.came: int | None = None
         self._waiting: list[int] = []
         self._holds = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruptions":
-        if threading.current_thread() is threading.main_thread():
-            for number in ENDING:
-                before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):  # None: of a library in C
-                    self._before[number] = before
-                    signal.signal(number, self._receive)
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._take(number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        for number in list(self._before):
+            self._give_back(number)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let signals wait until the block ends."""
         self._holds = True
+        if CHILD and callable(signal.getsignal(CHILD)):
+            self._take(CHILD)
         try:
             yield
         finally:
             self._holds = False
-            while self._waiting:
-                self._deliver(self._waiting.pop(0), None)
+            self._give_back(CHILD)
+            waiting, self._waiting = self._waiting, []
+            for number in waiting:
+                if number != CHILD or not self.came:  # else all processes are told to end
+                    self.deliver(number)
+
+    def deliver(self, number: int) -> None:
+        """Do what a signal does."""
+        before = self._before[number] if number in self._before else signal.getsignal(number)
+        if before is signal.SIG_DFL:
+            raise SystemExit(128 + number)
+        before(number, None)
+
+    def _take(self, number: int) -> None:
+        before = signal.getsignal(number)
+        if before is not None and threading.current_thread() is threading.main_thread():
+            self._before[number] = before  # None would be that of a library in C
+            signal.signal(number, self._receive)
+
+    def _give_back(self, number: int) -> None:
+        if number in self._before:
+            signal.signal(number, self._before.pop(number))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        if number != CHILD:
+            self.came = number
         if self._holds:
             self._waiting.append(number)
         else:
-            self._deliver(number, frame)
-
-    def _deliver(self, number: int, frame: FrameType | None) -> None:
-        before = self._before[number]
-        if before is signal.SIG_DFL:
-            raise SystemExit(128 + number)
-        before(number, frame)
+            self.deliver(number)

@@ -218,6 +218,8 @@ class _Training:
                     bar.close()
                     with signals.held():
                         self._keep_unfinished()
+                if signals.came and isinstance(error, Exception):
+                    signals.deliver(signals.came)  # the error is that other processes ended, too
                 raise
         distributed.wait()
 

@@ -202,6 +202,16 @@ class TestTraining:
         assert "scores" not in model.card
         assert model.card["configuration"]["training"]["max_gradient_norm"] == "Infinity"
 
+    def test_losses_may_take_logits(self, folder):
+        names = "loss.MalisLoss", "loss.AffinityCrossEntropy"
+        assert run("a.model") == 0
+        assert run("b.model", "--set", *(f"{name}.from_logits=true" for name in names)) == 0
+        one, two = (
+            read(f"{name}.model.checkpoint", CHECKPOINT)["history"]["training"]["loss"]
+            for name in "ab"
+        )
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+
     def test_three_dimensions(self, folder):
         changes = ["training.patch=[4, 32, 32]", "training.steps=2",
                    "network.pool_sizes=[[1, 2, 2]]", "loss.MalisLoss.window=[4, 16, 16]",

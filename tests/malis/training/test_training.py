@@ -504,6 +504,32 @@ class TestSignals:
             signal.signal(signal.SIGTERM, before)
         assert steps == [0] and len(history.training["step"]) == 6
 
+    def test_a_cluster_ends_the_processes_that_load_too(self, tmp_path):
+        path = tmp_path / "a.pt"
+        script = (
+            "import sys, torch\n"
+            f"sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+            "from test_training import *\n"
+            "train(network(), AffinityCrossEntropy(OFFSETS), patches(), steps=100_000,"
+            f" checkpoint={str(path)!r}, checkpoint_every=3, num_workers=2, **QUIET)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True,
+            start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            while not path.exists():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 128 + signal.SIGTERM
+        history = read(path, CHECKPOINT)["history"]["training"]
+        assert history["step"] == list(range(1, read(path, CHECKPOINT)["step"] + 1))
+
     def test_in_a_thread_signals_are_left_alone(self):
         def work():
             train(network(), AffinityCrossEntropy(OFFSETS), patches(), steps=1, **QUIET)
