@@ -2,7 +2,7 @@
 # make test          run the test suite
 # make test-lowest   run the tests of the method with the lowest versions that are allowed
 # make lint          check style, formatting and who imports whom
-# make report        build Report.pdf and presentation.pdf from report/results; list what is missing
+# make report        build Report.pdf, presentation.pdf and the tables of README.md from report/results
 # make dist          build a wheel and a source archive in dist/
 # make api           write the public names into malis/README.md
 # make links         write the public address in pyproject.toml into README, CITATION.cff, notebooks

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from benchmarks.derived_affinities import derive_affinities
 from cremi_eval import CremiFile
 from cremi_eval.evaluation import voi
 from data.locate import find_volume
@@ -40,7 +41,6 @@ from malis.scale.output import begin_output
 from malis.scale.run import Run
 from malis.scale.volumes import create_ome_zarr, open_volume
 from malis.training.checkpoint import load_model
-from report.derived_affinities import derive_affinities
 from report.record import RESULTS, write_results
 
 MODEL = Path(__file__).resolve().parents[1] / "data" / "models" / "synthetic.model"

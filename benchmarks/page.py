@@ -73,6 +73,8 @@ wall-clock time is in `report/results/benchmark_blockwise.json`, with the load o
 
 [EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
 `python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
+`python -m benchmarks.segmentation_quality`: how good the segmentations are, beside waterz (in the
+[report](../Report.pdf)).
 """
 
 NO_GPU = """`python -m benchmarks.parallel_loss --device cuda` measures `malis.tensor_backend` on a

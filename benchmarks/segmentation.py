@@ -3,8 +3,8 @@
     python -m benchmarks.segmentation --waterz-python waterz/bin/python
     python -m benchmarks.segmentation --quick             small sizes, writes nothing
 
-Voronoi cells with derived affinities (`report.derived_affinities`). Sections: fragments, and the
-whole hierarchy by mean linkage. Blocks: region graph and whole hierarchy of given fragments, by
+Voronoi cells with derived affinities (`benchmarks.derived_affinities`). Sections: fragments, and
+the whole hierarchy by mean linkage. Blocks: region graph and whole hierarchy of given fragments, by
 every linkage; waterz gets the same affinities and fragments and works for one threshold. Every
 measurement has a process of its own on one thread, ours and waterz' by turns; times are the least
 of several; memory is the peak of the process, affinities and fragments included, less the
@@ -25,18 +25,18 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from malis import nearest_offsets
-from malis.segmentation import agglomerate, best_threshold, fragments
-from report.derived_affinities import derive_affinities
-from report.record import write_results
-from report.segmentation_quality import (
+from benchmarks.derived_affinities import derive_affinities
+from benchmarks.segmentation_quality import (
     LINKAGES,
     NOISY_THRESHOLD,
     RUNNER,
     WATERZ_FUNCTIONS,
     waterz_version,
 )
-from report.waterz_runner import memory_bytes
+from benchmarks.waterz_runner import memory_bytes
+from malis import nearest_offsets
+from malis.segmentation import agglomerate, best_threshold, fragments
+from report.record import write_results
 
 SECTIONS = [(256, 256), (512, 512), (1250, 1250), (2048, 2048)]
 BLOCKS = [(16, 256, 256), (32, 256, 256), (32, 512, 512), (64, 512, 512)]

@@ -14,93 +14,53 @@ from unet import UNet
 from unet.plain import PlainCNN
 
 SEEDS = (0, 1, 2)
-# Without the rows that look into the margin of FIB-25's labels.
-USUAL = (
-    "cnn-2009",
-    "unet-cross-entropy",
-    "unet-malis",
-    "unet-ce-then-malis",
-    "unet-ce-then-both",
-    "unet-both",
-)
 WEIGHT = 0.3  # of MALIS beside cross-entropy; like the windows, chosen on validation sections
 
 
 @dataclass(frozen=True)
 class Data:
-    """A volume, which of its sections serve what, and the budget of a training on it.
+    """A volume, which of its sections serve what, and the budget of a training on it."""
 
-    Parameters
-    ----------
-    volume : str
-        Name for `data.locate.find_volume`.
-    split : SectionSplit
-        Training, validation (all choices) and test (the reported score).
-    source : str
-        Whose data it is, and under what terms.
-    ignore : tuple of int
-        Labels that are not scored: 0 where it means membrane.
-    patch : tuple of int
-        Voxels that the network sees in one piece. As many axes as the network has: a 2D network
-        takes sections one by one, and they are scored one by one.
-    window : int
-        Voxels, along each axis, that MALIS sees in one piece.
-    boundary : int
-        Voxels of every object that become background in training, see `malis.labels`: where
-        labels touch.
-    neighbours : int
-        Sections on each side that a 2D network sees as further channels, see
-        `malis.inference.neighbours`.
-    whole : bool
-        Whether MALIS sees whole patches where it comes after cross-entropy; else windows.
-    batch : int
-        Patches a step.
-    steps : int
-        Updates of the weights.
-    mixed_precision : bool
-        Whether the network computes in bfloat16; the losses never do.
-    linkage : str
-        Of the agglomeration that is compared: the key of `report.scoring.LINKAGES` with the best
-        score on validation sections, averaged over the U-Nets.
-    methods : tuple of str
-        Keys of `METHODS` that are run; none stands for all of them.
-    first : int
-        Section that is counted as number 0; those before it come after the last one.
-    """
-
-    volume: str
-    split: SectionSplit
-    source: str
-    ignore: tuple[int, ...] = ()
+    volume: str  # name for `data.locate.find_volume`
+    split: SectionSplit  # training, validation (all choices) and test (the reported score)
+    source: str  # whose data it is, and under what terms
+    ignore: tuple[int, ...] = ()  # labels that are not scored: 0 where it means membrane
+    # Voxels that the network sees in one piece, with an axis for each of the affinities: with two
+    # axes sections are predicted and scored one by one.
     patch: tuple[int, ...] = (128, 128)
-    window: int = 32
-    boundary: int = 0
+    window: int | tuple[int, ...] = 32  # voxels that MALIS sees in one piece
+    boundary: int = 0  # voxels of every object that become background in training, see malis.labels
+    # Sections on each side that a 2D network sees as further channels, see malis.inference; with
+    # patches of three axes it is trained on slabs.
     neighbours: int = 0
-    whole: bool = False
+    whole: bool = False  # whether MALIS sees whole patches where it comes after cross-entropy
     batch: int = 4
     steps: int = 1500
-    mixed_precision: bool = True
+    mixed_precision: bool = True  # whether the network computes in bfloat16; losses never do
+    # Of the agglomeration that is compared: the best on validation sections, averaged over U-Nets.
     linkage: str = "mean_linkage"
-    methods: tuple[str, ...] = ()
-    first: int = 0
+    methods: tuple[str, ...] = ()  # keys of METHODS; none stands for all of them
+    first: int = 0  # section that is counted as number 0; those before it come after the last one
+    test_volume: str | None = None  # another volume, all of which is tested
+    # Whether pieces of an object that do not touch in what is scored count as objects of their own:
+    # what a section, or a slab, cannot show.
+    relabel: bool = True
+    views: bool = True  # whether the mean over all views is scored, too, see malis.inference.views
 
     @property
     def offsets(self) -> Offsets:
         """Offsets of the affinities."""
         return malis.nearest_offsets(len(self.patch))
 
+    @property
+    def network_ndim(self) -> int:
+        """Axes of the network: 2 where it sees neighbouring sections, in slabs too."""
+        return 2 if self.neighbours else len(self.patch)
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training: a loss, and its share of the steps.
-
-    Parameters
-    ----------
-    loss : callable
-        Makes the loss for the data.
-    share : float
-        Of the steps.
-    """
+    """A part of a training: a function that makes its loss, and its share of the steps."""
 
     loss: Callable[[Data], nn.Module]
     share: float = 1.0
@@ -108,36 +68,27 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A network and how it is trained.
+    """A network and how it is trained."""
 
-    Parameters
-    ----------
-    title : str
-        Name in tables and figures.
-    stages : tuple of Stage
-        One after the other, along one decay of the learning rate.
-    network : type
-        Class of the network.
-    peak_learning_rate : float
-    boundary : int, optional
-        In the place of the data's; such a method is not run where it would change nothing.
-    """
-
-    title: str
-    stages: tuple[Stage, ...]
+    title: str  # in tables and figures: the network, a comma, the losses
+    stages: tuple[Stage, ...]  # one after the other, along one decay of the learning rate
     network: type[nn.Module] = UNet
     peak_learning_rate: float = 2e-3
-    boundary: int | None = None
+    boundary: int | None = None  # in the place of the data's; not run where it changes nothing
 
-    def network_arguments(self, ndim: int, neighbours: int = 0) -> dict[str, Any]:
-        """Return the arguments of the network's class for 2 or 3 axes."""
-        inputs = {"in_channels": 1 + 2 * neighbours} if neighbours else {}
+    def margin(self, source: Data) -> int:
+        """Return how many voxels of every object become background in training."""
+        return source.boundary if self.boundary is None else self.boundary
+
+    def network_arguments(self, source: Data) -> dict[str, Any]:
+        """Return the arguments of the network's class for a volume."""
+        ndim, channels = source.network_ndim, len(source.patch)
+        inputs = {"in_channels": 1 + 2 * source.neighbours} if source.neighbours else {}
         if self.network is PlainCNN:
-            return {"out_channels": ndim, "ndim": ndim, **inputs}
-        features = {2: 4, 3: 3}[ndim]  # 16 and 8 feature maps at full resolution
-        depth = {2: 4, 3: 3}[ndim]
+            return {"out_channels": channels, "ndim": ndim, **inputs}
+        size = {2: {"depth": 4, "wf": 4}, 3: {"depth": 3, "wf": 3}}[ndim]  # 2^wf feature maps
         common = {"padding": True, "batch_norm": True, **inputs}
-        return {"n_classes": ndim, "ndim": ndim, "depth": depth, "wf": features, **common}
+        return {"n_classes": channels, "ndim": ndim, **size, **common}
 
 
 def grown(make: Callable[[Data], nn.Module]) -> Callable[[Data], nn.Module]:
@@ -176,13 +127,49 @@ def both(
     return lambda data: malis.SumLoss([make(data), cross_entropy(data)], [weight, 1.0])
 
 
+FIB25 = Data(
+    "fib25_train.hdf",
+    SectionSplit(range(130), range(135, 160), range(165, 200)),
+    "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+    linkage="quantile75",
+    boundary=1,
+    whole=True,
+)
 DATA: dict[str, Data] = {
-    "synthetic": Data(
-        "synthetic",
-        SectionSplit(range(16), range(16, 20), range(20, 24)),
-        "made by data.synthetic, seed 0",
-        linkage="quantile75",
+    "snemi3d": Data(
+        "snemi3d_ac4.hdf",
+        SectionSplit(range(80), range(80, 100), range(0)),
+        "SNEMI3D challenge, AC4 and AC3 (Kasthuri et al., Cell 2015), CC BY 4.0, cropped",
+        ignore=(0,),
+        patch=(4, 128, 128),
+        window=(4, 32, 32),
+        neighbours=2,
+        batch=2,
+        steps=4000,
+        methods=("unet-cross-entropy", "unet-ce-then-malis", "unet-both"),
+        test_volume="snemi3d_ac3.hdf",
+        relabel=False,
+        views=False,
     ),
+    "fib25_volume": replace(
+        FIB25,
+        linkage="single_linkage",
+        patch=(48, 48, 48),
+        window=24,
+        batch=1,
+        methods=("unet-cross-entropy", "unet-ce-then-both"),
+    ),
+    "fib25_neighbours": replace(
+        FIB25,
+        neighbours=2,
+        steps=2000,
+        mixed_precision=False,
+        methods=(
+            *("unet-cross-entropy-as-labelled", "unet-cross-entropy", "unet-malis"),
+            *("unet-both", "unet-both-malis-margin"),
+        ),
+    ),
+    "fib25": replace(FIB25, steps=3000),
     "isbi2012": Data(
         "isbi2012_train.hdf",
         SectionSplit(range(16), range(16, 20), range(20, 24)),
@@ -190,44 +177,12 @@ DATA: dict[str, Data] = {
         "al., Front Neuroanat 2015); research use with citation",
         ignore=(0,),
     ),
-    "fib25": Data(
-        "fib25_train.hdf",
-        SectionSplit(range(130), range(135, 160), range(165, 200)),
-        "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
+    "synthetic": Data(
+        "synthetic",
+        SectionSplit(range(16), range(16, 20), range(20, 24)),
+        "made by data.synthetic, seed 0",
         linkage="quantile75",
-        boundary=1,
-        whole=True,
-        steps=3000,
-    ),
-    "fib25_neighbours": Data(
-        "fib25_train.hdf",
-        SectionSplit(range(130), range(135, 160), range(165, 200)),
-        "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
-        linkage="quantile75",
-        boundary=1,
-        neighbours=2,
-        whole=True,
-        steps=2000,
-        mixed_precision=False,
-        methods=(
-            "unet-cross-entropy-as-labelled",
-            "unet-cross-entropy",
-            "unet-malis",
-            "unet-both",
-            "unet-both-malis-margin",
-        ),
-    ),
-    "fib25_volume": Data(
-        "fib25_train.hdf",
-        SectionSplit(range(130), range(135, 160), range(165, 200)),
-        "FlyEM FIB-25 (Takemura et al., PNAS 2015), CC BY 3.0, cropped and relabelled",
-        linkage="single_linkage",
-        patch=(48, 48, 48),
-        window=24,
-        boundary=1,
-        whole=True,
-        batch=1,
-        methods=("unet-cross-entropy-as-labelled", *USUAL),
+        methods=("cnn-2009", "unet-cross-entropy", "unet-malis", "unet-both"),
     ),
     "cremi_crop": Data(
         "cremi_sample_B_crop.hdf",
@@ -235,7 +190,7 @@ DATA: dict[str, Data] = {
         "CREMI sample B (Saalfeld, Funke, Turaga et al., cremi.org), crop of bigcat; research use "
         "with citation",
         boundary=2,
-        methods=USUAL,
+        methods=("unet-cross-entropy", "unet-ce-then-both"),
     ),
 }
 
@@ -265,63 +220,10 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-RATES = {"half": 0.5, "twice": 2.0}  # tried for every method
-
-
-def at_rate(method: str, rate: str) -> Method:
-    """Return a method that learns at another rate, half or twice its own."""
-    own = METHODS[method]
-    return replace(
-        own,
-        title=f"{own.title}, {rate} the learning rate",
-        peak_learning_rate=RATES[rate] * own.peak_learning_rate,
-    )
-
-
-# What was tried on the way, judged by validation sections alone: the learning rate of every method,
-# and one setting after the other.
-TRIALS: dict[str, Method] = METHODS | {
-    trial.title: trial
-    for trial in (
-        *(at_rate(method, rate) for method in METHODS for rate in RATES),
-        Method("U-Net, constrained MALIS, whole patches", (Stage(constrained_malis(whole=True)),)),
-        Method("U-Net, both losses, no margin", (Stage(both()),), boundary=0),
-        Method(
-            "U-Net, both losses, no margin, whole patches",
-            (Stage(both(whole=True)),),
-            boundary=0,
-        ),
-        Method("U-Net, both losses, whole patches", (Stage(both(whole=True)),)),
-        Method("U-Net, both losses, windows of 64", (Stage(both(window=64)),)),
-        Method("U-Net, both losses, weight 0.1", (Stage(both(0.1)),)),
-        Method("U-Net, both losses, weight 1", (Stage(both(1.0)),)),
-        Method("U-Net, both losses, squared hinge", (Stage(both(edge_loss="squared_hinge")),)),
-        Method("U-Net, both losses, logarithmic", (Stage(both(edge_loss="cross_entropy")),)),
-        Method("U-Net, both losses, unconstrained", (Stage(both(constrained=False)),)),
-        Method(
-            "U-Net, cross-entropy, then both, no margin",
-            (Stage(cross_entropy, 1 / 2), Stage(both(whole=True), 1 / 2)),
-            boundary=0,
-        ),
-        Method(
-            "U-Net, cross-entropy, then both, windows",
-            (Stage(cross_entropy, 1 / 2), Stage(both(), 1 / 2)),
-        ),
-    )
-}
-
 
 @dataclass(frozen=True)
 class Ablation:
-    """Two methods that differ in nothing but MALIS.
-
-    Parameters
-    ----------
-    title : str
-        What both have, or when MALIS comes in.
-    baseline, method : str
-        Keys of `METHODS`: cross-entropy alone, and with MALIS.
-    """
+    """Two methods that differ in nothing but MALIS: their title, and keys of `METHODS`."""
 
     title: str
     baseline: str
@@ -350,17 +252,8 @@ def ablations_of(data: str) -> tuple[Ablation, ...]:
 class Folds:
     """A cross-validation of the ablations of a volume: every fold tests other sections.
 
-    Parameters
-    ----------
-    count : int
-        Of the folds.
-    mixed_precision : bool
-        Whether the networks compute in bfloat16.
-    steps : int, optional
-        Updates of the weights, where other than in the grid.
-    linkage : str, optional
-        Of the agglomeration that is compared, where other than in the grid: the best on the
-        validation sections of all folds.
+    Steps and linkage are those of `Data` where they are None; the linkage is the best on the
+    validation sections of all folds.
     """
 
     count: int
@@ -370,9 +263,9 @@ class Folds:
 
 
 FOLDS: dict[str, Folds] = {
-    "isbi2012": Folds(6),
-    "fib25_neighbours": Folds(5, mixed_precision=True, linkage="mean_linkage"),
     "fib25_volume": Folds(5, mixed_precision=True, steps=3000, linkage="quantile75"),
+    "fib25_neighbours": Folds(5, mixed_precision=True, linkage="mean_linkage"),
+    "isbi2012": Folds(6),
 }
 
 
@@ -381,23 +274,7 @@ def fold_of(data: str, number: int) -> Data:
 
     The stack is turned by as many sections for every fold, so that what was tested is trained on.
     Between the sections that are tested and those that are trained on lie at least as many as
-    between validation and test, and at least one.
-
-    Parameters
-    ----------
-    data : str
-        Key of `FOLDS`.
-    number : int
-        Of the fold, from 0.
-
-    Returns
-    -------
-    Data
-
-    Raises
-    ------
-    ValueError
-        If there is no such fold.
+    between validation and test, and at least one. Raises `ValueError` if there is no such fold.
     """
     folds, source = FOLDS[data], DATA[data]
     if number not in range(folds.count):
@@ -423,17 +300,7 @@ def runs(
         for d in data
         for s in seeds
         for m in methods
-        if TRIALS[m].boundary != DATA[d].boundary
-        and (m not in METHODS or m in (DATA[d].methods or METHODS))
-    ]
-
-
-def rate_runs(
-    data: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
-) -> list[tuple[str, str, int]]:
-    """List the trials of other learning rates for the runs of a grid."""
-    return [
-        (d, at_rate(m, rate).title, s) for d, m, s in runs(data, methods, seeds) for rate in RATES
+        if METHODS[m].boundary != DATA[d].boundary and m in (DATA[d].methods or METHODS)
     ]
 
 
@@ -454,5 +321,10 @@ def fold_runs(
 
 
 def file_name(data: str, method: str, seed: int) -> str:
-    """Return the name of a run without suffix; that of a trial has no blanks and signs."""
+    """Return the name of a run's files without suffix; a method's blanks and signs are dashes."""
     return f"{data}_{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}_{seed}"
+
+
+def run_name(study: str, data: str, method: str, steps: int, seed: int) -> str:
+    """Return the name of a run in the tables of the results."""
+    return f"{study}/{data}/{re.sub(r'[^A-Za-z0-9.-]+', '-', method)}/{steps}/{seed}"

@@ -3,36 +3,21 @@
 Each is a few voxels large, so that every number can be checked by hand.
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 import malis
 from malis.affinity import gather_edges
 from malis.maximin import MaximinTree, maximin_tree
-from malis.tensor_backend.boruvka import list_forest
-from malis.tensor_backend.merges import kruskal_merges, pair_products, vertex_line
 
 OFFSETS = malis.nearest_offsets(2)
 GRID_NAMES = "abcdefghi"
-CHAIN_NAMES = "abcdef"
-CHAIN = (0.2, 0.9, 0.5, 0.8, 0.7)  # affinities along a row of six voxels
-CHAIN_LABELS = (1, 2, 1, 1, 0, 2)
 
 
 class WeakPixelExample(NamedTuple):
-    """Two cells, a membrane with a hole, and the segments that follow.
-
-    Attributes
-    ----------
-    truth, segments : (y, x) int arrays
-    inside : (y, x) bool array
-        The prediction.
-    numbers : dict
-    """
+    """Two cells, a membrane with a hole, and the segments that follow."""
 
     truth: np.ndarray
     inside: np.ndarray
@@ -41,20 +26,7 @@ class WeakPixelExample(NamedTuple):
 
 
 class GridExample(NamedTuple):
-    """Nine voxels, three objects, a prediction, and its pair counts.
-
-    Attributes
-    ----------
-    labels : (3, 3) int array
-    affinities : (2, 3, 3) float32 array
-    plain, constrained : pairs of (2, 3, 3) int64 arrays
-        Positive and negative counts.
-    detour : tuple of int
-        The maximin edge of d and e.
-    tree, one_tree : MaximinTree
-        Of the affinities as they are, and with boundary edges last.
-    numbers : dict
-    """
+    """Nine voxels, three objects, a prediction, and its pair counts."""
 
     labels: np.ndarray
     affinities: np.ndarray
@@ -67,12 +39,7 @@ class GridExample(NamedTuple):
 
 
 def weak_pixel_example() -> WeakPixelExample:
-    """Punch a hole into the membrane of two cells.
-
-    Returns
-    -------
-    WeakPixelExample
-    """
+    """Punch a hole into the membrane of two cells."""
     truth = np.ones((40, 60), dtype=np.int64)
     truth[:, 30:] = 2
     membrane = np.zeros(truth.shape, dtype=bool)
@@ -92,12 +59,7 @@ def weak_pixel_example() -> WeakPixelExample:
 
 
 def grid_example() -> GridExample:
-    """Count pairs on nine voxels.
-
-    Returns
-    -------
-    GridExample
-    """
+    """Count pairs on nine voxels."""
     labels = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 2]])
     affinities = np.array(
         [
@@ -127,74 +89,3 @@ def grid_example() -> GridExample:
         "boundary_merges": int(boundary[one_tree.edges].sum()),
     }
     return GridExample(labels, affinities, plain, constrained, detour, tree, one_tree, numbers)
-
-
-def rounds_example() -> dict[str, Any]:
-    """Run Borůvka's rounds on six voxels in a row, and count pairs from them.
-
-    Returns
-    -------
-    dict
-        ``edges``: for each edge its ends, affinity, chain and pair counts; ``line``: the leaf
-        line; ``links``: neighbours of one label on it and the affinity where they meet;
-        ``rounds``: what every supervertex picks.
-    """
-    strengths = np.argsort(np.argsort(-np.array(CHAIN)))  # Kruskal's order of the edges
-    left = torch.arange(5, dtype=torch.int32)
-    codes = torch.tensor(strengths, dtype=torch.int32)
-    forest = list_forest(6, left, left + 1, codes)
-    merges = kruskal_merges(forest)
-    pairs = pair_products(forest, merges, torch.ones(6, dtype=torch.int32))
-    names = list(CHAIN_NAMES) + [chr(ord("g") + i) for i in range(len(forest.parent) - 6)]
-
-    positive, negative = malis.pair_counts(
-        np.array([[0, *CHAIN]], dtype=np.float32),
-        np.array(CHAIN_LABELS),
-        [(-1,)],
-        constrained=False,
-    )
-    edges = [
-        {
-            "rank": int(merges.ranks[place]),
-            "ends": f"{CHAIN_NAMES[number]}–{CHAIN_NAMES[number + 1]}",
-            "affinity": CHAIN[number],
-            "chain": names[int(merges.chains[place])],
-            "pairs": int(pairs[place]),
-            "positive": int(positive[0, number + 1]),
-            "negative": int(negative[0, number + 1]),
-        }
-        for place, number in enumerate(merges.numbers.tolist())
-    ]
-    rounds = [
-        {
-            "members": "".join(names[v] for v in range(s) if forest.parent[v] == s),
-            "name": names[s],
-            "picks": None
-            if forest.far[s] == s
-            else int(strengths[int(forest.key[s]) & (2**32 - 1)]),
-        }
-        for s in range(len(names))
-    ]
-    line = vertex_line(forest, merges).tolist()
-    links = []
-    for label in sorted({*CHAIN_LABELS} - {0}):
-        leaves = [voxel for voxel in line if CHAIN_LABELS[voxel] == label]
-        for one, other in pairwise(leaves):
-            edge = malis.maximin_edges(
-                np.array([[0, *CHAIN]], dtype=np.float32), [(-1,)], np.array([[one, other]])
-            )[0]
-            links.append(
-                {
-                    "label": label,
-                    "ends": CHAIN_NAMES[one] + CHAIN_NAMES[other],
-                    "affinity": CHAIN[int(edge[1]) - 1],
-                }
-            )
-    return {
-        "edges": sorted(edges, key=lambda edge: edge["rank"]),
-        "rounds": rounds,
-        "firsts": forest.firsts,
-        "line": "".join(CHAIN_NAMES[voxel] for voxel in line),
-        "links": links,
-        "pairs": int(pairs.sum()),
-    }

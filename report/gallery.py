@@ -1,28 +1,25 @@
-"""Pictures of test sections: tissue, ground truth, and what every network makes of it.
+"""Pictures of held-out tissue: raw, ground truth, what a network makes of it, and its errors.
 
     python -m report.gallery                  all volumes and networks that are at hand
     python -m report.gallery --only isbi2012
 
-Real volumes are not part of the repository, so the pictures are:
-``report/figures/gallery/<data>_<section>/`` holds one small PNG a panel and ``card.json``, which
-says whose tissue it is and under what terms, which network drew which panel at which threshold,
-and how each scored on this very section. Beside the borders of a network lies a picture of its
-affinities. A panel is drawn again when its network has changed.
-Networks are those of `report.experiments` (``results/experiments``), else those that the repository
-brings (``data/models``).
+Real volumes are not part of the repository, so the pictures are. ``report/figures/gallery/<data>``
+holds a PNG a panel and ``card.json``, which says whose tissue it is and under what terms, which
+network drew which panel at which threshold, and how it scored on this very section. Networks are
+those of `report.experiments` (``results/experiments``), else those that the repository brings
+(``data/models``). `make report` takes the pictures as they are.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
+import pandas as pd
+from PIL import Image, ImageOps
 
 from cremi_eval import Volume
 from cremi_eval.atomic import atomic_write
@@ -30,269 +27,195 @@ from cremi_eval.evaluation import NeuronIds
 from data.locate import find_volume
 from malis import pictures
 from malis.labels import relabel_components
-from malis.segmentation import agglomerate
-from malis.training import LabelledVolume, load_volume
+from malis.pictures.surfaces import show_surfaces
 from malis.training.checkpoint import Model, load_model
-from report.configurations import DATA, METHODS, SEEDS, file_name, runs
-from report.experiments import WORK
-from report.gathered import collect
-from report.record import ROOT, environment
-from report.runs import GALLERY, gallery_cards, load_runs
-from report.scoring import LINKAGES, make_samples
+from malis.training.dataset import LabelledVolume, load_volume
+from report.configurations import DATA, METHODS, SEEDS, Data, file_name
+from report.experiments import MODELS, WORK, held_out
+from report.figures import FIGURES
+from report.record import ROOT
+from report.scores import LINKAGES, make_samples
+from report.tables import MAIN, TITLES
 
-SHIPPED = ROOT / "data" / "models"
-MAIN = "agglomeration"
-WINDOW = 320  # pixels that a panel shows along each axis, from the middle of the section
-GREYS = 64
-
-
-def find_model(data: str, method: str, seed: int) -> Path | None:
-    """Find the trained network of a run, if there is one on this machine.
-
-    Parameters
-    ----------
-    data, method : str
-        Keys of `DATA` and `METHODS`.
-    seed : int
-
-    Returns
-    -------
-    Path or None
-    """
-    own = WORK / f"{file_name(data, method, seed)}.model"
-    if own.is_file():
-        return own
-    card = SHIPPED / f"{data}.json"
-    if card.is_file():
-        content = json.loads(card.read_text())
-        if (content["method"], content["seed"]) == (method, seed):
-            return card.with_suffix(".model")
-    return None
+GALLERY = FIGURES / "gallery"
+PICTURED = ("snemi3d", "fib25_volume", "isbi2012", "synthetic", "cremi_crop")
+WINDOW = 300  # pixels that a panel shows along each axis, from the middle of the section
+ZOOM = 2  # pixels of a picture for a pixel of tissue
+COLOURS = 200
+TOLERANCES = {True: 7, False: 3}  # pixels by which a border may be off; wide where it is drawn
+SHOWN = ("unet-cross-entropy", "unet-ce-then-malis", "unet-ce-then-both", "unet-both")
+BODIES = 8  # in a picture of neurons
 
 
-def models_of(data: str) -> dict[str, tuple[int, Path]]:
-    """List the networks for a volume: for each method the one of the lowest seed."""
-    found: dict[str, tuple[int, Path]] = {}
-    for _, method, seed in runs([data], list(METHODS), sorted(SEEDS)):
-        path = find_model(data, method, seed)
-        if path and method not in found:
-            found[method] = (seed, path)
+def find_models(data: str) -> dict[str, Path]:
+    """List the networks for a volume that are on this machine: a method, its lowest seed."""
+    found = {}
+    for method in SHOWN:
+        own = (WORK / f"{file_name(data, method, seed)}.model" for seed in SEEDS)
+        if path := next(filter(Path.is_file, own), None):
+            found[method] = path
+    card = MODELS / f"{data}.json"
+    if not found and card.is_file():
+        found[json.loads(card.read_text())["method"]] = card.with_suffix(".model")
     return found
 
 
-def shown_sections(test: range) -> list[int]:
-    """Choose the sections to show: the first of the test sections and the middle one."""
-    return sorted({test[0], test[len(test) // 2]})
+def segment(model: Model, source: Data, part: LabelledVolume) -> tuple[np.ndarray, np.ndarray]:
+    """Segment (z, y, x) sections with the threshold that the validation sections chose.
 
-
-def segment_test(
-    model: Model, volume: LabelledVolume, test: range
-) -> tuple[np.ndarray, np.ndarray]:
-    """Segment the test sections with the threshold that the validation sections chose.
-
-    Parameters
-    ----------
-    model : Model
-        Its card holds the threshold.
-    volume : LabelledVolume
-    test : range
-
-    Returns
-    -------
-    segments : (len(test), y, x) uint64 array
-    affinities : (len(test), y, x) float32 array
-        Means over the channels.
+    Returns the segments, and the affinities as the mean over their channels.
     """
-    threshold = model.card["scores"][MAIN]["threshold"]
-    linkage = LINKAGES[DATA[model.card["data"]].linkage]
-    samples = make_samples(model.network, model.offsets, volume.sections(test))
-    cuts = [
-        agglomerate(s.affinities, model.offsets, s.fragments, **linkage).cut(threshold)
-        for s in samples
-    ]
-    shape = (len(test), *volume.raw.shape[1:])  # of sections one by one, and of a volume
-    means = [s.affinities.mean(axis=0) for s in samples]
-    return np.stack(cuts).reshape(shape), np.stack(means).reshape(shape)
-
-
-def score_section(
-    truth: np.ndarray, segments: np.ndarray, ignore: tuple[int, ...]
-) -> dict[str, float]:
-    """Score one section as if it were alone."""
-    ids = NeuronIds(Volume(truth[None], (1, 1, 1)), ignore_groundtruth=ignore)
-    return ids.whole_volume_scores(segments[None]).as_dict()
-
-
-def window_of(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Take the middle of a section."""
-    starts = [max((size - WINDOW) // 2, 0) for size in shape]
-    return tuple(
-        slice(start, start + min(WINDOW, size)) for start, size in zip(starts, shape, strict=True)
+    scores = model.card["scores"]
+    threshold = scores[MAIN]["threshold"]
+    linkage = next(  # that of a fold may be another one
+        name for name in (source.linkage, *LINKAGES) if scores[name]["threshold"] == threshold
     )
+    samples = make_samples(model.network, source, part)
+    cuts = [one.cut(threshold) for one in samples.agglomerated(**LINKAGES[linkage])]
+    means = [one.mean(axis=0) for one in samples.affinities]
+    return tuple(np.stack(one).reshape(part.raw.shape) for one in (cuts, means))
 
 
-def save_panel(path: Path, show: Callable[..., None], picture: np.ndarray, *others: Any) -> None:
-    """Draw a picture one pixel a pixel, as a PNG of few colours.
+def overlaps(segments: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
+    """List which segment shares how many voxels with which true object, the most first."""
+    pairs = pd.DataFrame({"segment": segments.ravel(), "true": truth.ravel()}).astype("int64")
+    found = pairs[(pairs > 0).all(axis=1)].value_counts().rename("size").reset_index()
+    return found.sort_values("size", ascending=False, kind="stable")
 
-    Parameters
-    ----------
-    path : Path
-    show : callable
-        Of `malis.pictures`; takes axes, the picture and the other arguments.
-    picture : (y, x) array
-    *others
+
+def matched(segments: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Give the number of every true object to the segment that covers most of it.
+
+    All other segments get numbers of their own.
     """
-    figure = plt.figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100), dpi=100)
-    ax = figure.add_axes((0, 0, 1, 1))
-    ax.set_axis_off()
-    show(ax, picture, *others)
+    best = overlaps(segments, truth).drop_duplicates("segment").drop_duplicates("true")
+    ids, where = np.unique(segments, return_inverse=True)
+    numbers = int(truth.max()) + 1 + np.arange(len(ids))
+    numbers[np.searchsorted(ids, best["segment"])] = best["true"]
+    numbers[ids == 0] = 0
+    return numbers[where].reshape(segments.shape)
+
+
+def save(path: Path, figure: plt.Figure, trimmed: bool = True) -> None:
+    """Write a figure as a PNG of few colours, without its white margin."""
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     plt.close(figure)
+    if trimmed:
+        image = image.crop(ImageOps.invert(image.convert("L")).getbbox())
     with atomic_write(path) as temporary:
-        image.quantize(GREYS, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+        image.quantize(COLOURS, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
 
 
-def draw_section(data: str, section: int, fresh: dict[str, dict[str, Any]]) -> Path:
-    """Draw tissue, truth and the given segmentations of a section, and write its card.
+def save_panel(
+    path: Path, shape: tuple[int, ...], show: Callable[..., None], *what: object
+) -> None:
+    """Draw a picture of tissue, `ZOOM` pixels a pixel."""
+    figure = plt.figure(figsize=(shape[1] / 100, shape[0] / 100), dpi=100 * ZOOM)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    show(ax, *what)
+    save(path, figure, trimmed=False)
 
-    Parameters
-    ----------
-    data : str
-        Key of `DATA`.
-    section : int
-        Number of the section in its volume.
-    fresh : dict
-        For each method: ``segments`` and mean ``affinities`` (y, x), ``seed``, ``sha256`` and
-        ``threshold``. Panels of other methods stay as they are.
 
-    Returns
-    -------
-    Path
-        The card.
-    """
-    source = DATA[data]
-    volume = load_volume(find_volume(source.volume))
-    raw, truth = volume.raw[section], relabel_components(volume.labels[section])
-    window = window_of(raw.shape)
-    folder = GALLERY / f"{data}_{section}"
+def draw_volume(data: str) -> Path | None:
+    """Draw the middle held-out section of a volume; None where it or its networks are not here."""
+    source, models = DATA[data], find_models(data)
+    try:
+        part = held_out(source, load_volume(find_volume(source.volume)))
+    except FileNotFoundError:
+        return None
+    if not models:
+        return None
+    middle = len(part.raw) // 2
+    starts = [max((size - WINDOW) // 2, 0) for size in part.raw.shape[1:]]
+    window = tuple(slice(start, start + WINDOW) for start in starts)
+    whole_truth = relabel_components(part.labels[middle])
+    raw, truth = part.raw[middle][window], whole_truth[window]
+    folder = GALLERY / data
     folder.mkdir(parents=True, exist_ok=True)
-    save_panel(folder / "raw.png", pictures.show_raw, raw[window])
-    borders = pictures.show_borders
-    save_panel(folder / "truth.png", borders, raw[window], truth[window], pictures.TRUTH)
-    panels = read_card(data, section).get("networks", {})
-    for method, found in fresh.items():
-        segments, affinities = found["segments"][window], found["affinities"][window]
-        save_panel(folder / f"{method}.png", borders, raw[window], segments, pictures.FOUND)
-        save_panel(folder / f"{method}_affinities.png", pictures.show_affinity, affinities)
-        panels[method] = {
+    save_panel(folder / "raw.png", raw.shape, pictures.show_raw, raw)
+    save_panel(folder / "truth.png", raw.shape, pictures.show_labels, truth, raw)
+    networks = {}
+    for method, path in models.items():
+        model = load_model(path)
+        volume, affinities = segment(model, source, part)
+        segments = volume[middle]
+        found, own = matched(segments, whole_truth)[window], segments[window]
+        borders = raw, truth, own, TOLERANCES[bool(source.ignore)]
+        save_panel(folder / f"{method}.png", raw.shape, pictures.show_labels, found, raw)
+        save_panel(folder / f"{method}_errors.png", raw.shape, pictures.show_disagreement, *borders)
+        shown = affinities[middle][window]
+        save_panel(folder / f"{method}_affinities.png", raw.shape, pictures.show_affinity, shown)
+        if len(source.patch) == 3:
+            truths = relabel_components(part.labels)
+            draw_merger(folder / f"{method}_merger.png", truths, volume, part.resolution)
+        ids = NeuronIds(Volume(whole_truth[None], (1, 1, 1)), ignore_groundtruth=source.ignore)
+        networks[method] = {
             "title": METHODS[method].title,
-            "affinities": f"{method}_affinities",
-            **{key: found[key] for key in ("seed", "sha256", "threshold")},
-            **{key: environment()[key] for key in ("date", "revision")},
-            "scores": score_section(truth, found["segments"], source.ignore),
+            **{key: model.card[key] for key in ("seed", "steps")},
+            "threshold": model.card["scores"][MAIN]["threshold"],
+            "scores": ids.whole_volume_scores(segments[None]).as_dict(),
         }
     card = {
-        "data": data,
-        "volume": source.volume,
-        "source": source.source,
-        "section": section,
-        "window": [[part.start, part.stop] for part in window],
-        "pixel_nm": list(volume.resolution[1:]),
-        "networks": {method: panels[method] for method in METHODS if method in panels},
+        **{"data": data, "title": TITLES[data], "source": source.source},
+        "section": source.split.test.start + middle,
+        "width_nm": raw.shape[1] * part.resolution[2],
+        "networks": networks,
     }
     with atomic_write(folder / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
     return folder / "card.json"
 
 
-def read_card(data: str, section: int) -> dict[str, Any]:
-    """Read the card of a section; empty where there is none."""
-    path = GALLERY / f"{data}_{section}" / "card.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+def draw_merger(
+    path: Path, truth: np.ndarray, segments: np.ndarray, step_nm: tuple[float, ...]
+) -> None:
+    """Draw the worst merger: the true objects that one segment joins, and that segment.
 
-
-def refresh(data: str) -> list[Path]:
-    """Draw all sections of a volume anew whose networks have changed.
-
-    Parameters
-    ----------
-    data : str
-        Key of `DATA`.
-
-    Returns
-    -------
-    list of Path
-        The cards that were written; none where the volume or the networks are not at hand.
+    The worst is the one whose second largest part is the largest. Shown are all its parts that are
+    at least a tenth of that.
     """
-    source = DATA[data]
-    sections = shown_sections(source.split.test)
-    cards = {section: read_card(data, section).get("networks", {}) for section in sections}
-    stale = {}
-    for method, (seed, path) in models_of(data).items():
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        known = [card.get(method, {}) for card in cards.values()]
-        if any(one.get("sha256") != sha256 or "affinities" not in one for one in known):
-            stale[method] = {"seed": seed, "sha256": sha256, "path": path}
-    if not stale:
-        return []
+    parts = overlaps(segments, truth)
+    second = parts.groupby("segment")["size"].nth(1)
+    worst = parts.loc[second.idxmax(), "segment"]
+    own = parts[(parts["segment"] == worst) & (parts["size"] >= second.max() / 10)]
+    joined = np.where(segments == worst, truth, 0)
+    figure = plt.figure(figsize=(8, 3), dpi=160)
+    left, right = (figure.add_axes((x, 0, 0.5, 1), projection="3d") for x in (0, 0.5))
+    show_surfaces(left, joined, own["true"].tolist(), step_nm)
+    show_surfaces(right, segments, [worst], step_nm, ("#999999",))
+    for ax in (left, right):
+        ax.view_init(elev=40, azim=-70)
+    save(path, figure)
+
+
+def draw_neurons() -> Path | None:
+    """Draw the largest neurons of a block of SNEMI3D's labels: what is to be found."""
     try:
-        volume = load_volume(find_volume(source.volume))
+        volume = load_volume(find_volume(DATA["snemi3d"].volume))
     except FileNotFoundError:
-        return []
-    for found in stale.values():
-        model = load_model(found["path"])
-        found["threshold"] = model.card["scores"][MAIN]["threshold"]
-        found["volume"] = segment_test(model, volume, source.split.test)
-    written = []
-    for section in sections:
-        place = source.split.test.index(section)
-        fresh = {
-            method: found | {"segments": segments[place], "affinities": affinities[place]}
-            for method, found in stale.items()
-            for segments, affinities in [found["volume"]]
-        }
-        written.append(draw_section(data, section, fresh))
-    return written
-
-
-def picture_table() -> str:
-    """Write a Markdown table for the README: tissue, truth and found borders on real sections.
-
-    A volume shows one section, the middle one of its test sections, as the better cross-entropy
-    segments it, and the best of the U-Nets with MALIS (`report.comparisons.pictured_methods`).
-
-    Returns
-    -------
-    str
-    """
-    pairs = {table["key"]: table.get("pictured", []) for table in collect()["tables"]}
-    cards = [card for card in gallery_cards(load_runs()) if card["data"] != "synthetic"]
-    middle = {card["data"]: card for card in cards}  # sections come in ascending order
-    lines = ["| | tissue | ground truth | cross-entropy | with MALIS |", "|---" * 5 + "|"]
-    for card in middle.values():
-        pair = pairs[card["data"]]
-        if len(pair) < 2 or not set(pair) <= set(card["networks"]):
-            continue
-        place = f"report/figures/gallery/{card['folder']}"
-        cells = [f"![tissue]({place}/raw.png)", f"![ground truth]({place}/truth.png)"]
-        for method in pair:
-            score = card["networks"][method]["scores"]["cremi_score"]
-            title = METHODS[method].title.removeprefix("U-Net, ")
-            cells.append(f"![{title}]({place}/{method}.png)<br>{title} ({score:.3f})")
-        lines.append(f"| {card['title']}, section {card['section']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        return None
+    labels = volume.labels[:, ::4, ::4]
+    step = (volume.resolution[0], 4 * volume.resolution[1], 4 * volume.resolution[2])
+    ids, sizes = np.unique(labels[labels > 0], return_counts=True)
+    figure = plt.figure(figsize=(6, 5), dpi=160)
+    ax = figure.add_axes((0, 0, 1, 1), projection="3d")
+    ax.view_init(elev=28, azim=-60)
+    show_surfaces(ax, labels, ids[np.argsort(-sizes)][:BODIES].tolist(), step)
+    save(FIGURES / "neurons.png", figure)
+    return FIGURES / "neurons.png"
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), metavar="DATA")
+    parser.add_argument("--only", nargs="+", choices=[*DATA, "neurons"], metavar="DATA")
     options = parser.parse_args()
     mpl.use("Agg")
-    for data in options.only:
-        for card in refresh(data):
-            print(card.relative_to(ROOT))
+    for name in options.only or [*PICTURED, "neurons"]:
+        drawn = draw_neurons() if name == "neurons" else draw_volume(name)
+        print(drawn.relative_to(ROOT) if drawn else f"{name}: the volume or networks are not here")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Runs are three tables in ``report/results``, see `add_rows`: ``runs.csv``, a row
 was measured once, as the times of ``benchmarks/``, is a JSON file beside them.
 """
 
+import gzip
 import json
 import os
 import platform
@@ -43,23 +44,12 @@ DECIMALS = {  # thresholds of scores are kept as they are
     "scores.csv.gz": dict.fromkeys(TABLES["scores.csv.gz"][6:], 6),
     "curves.csv.gz": dict.fromkeys(TABLES["curves.csv.gz"][4:], 4),
 }
-PLAIN = {"method": "gzip", "mtime": 0, "compresslevel": 9}  # the same table, the same bytes
 
 
 def read_table(name: str, results: Path = RESULTS) -> pd.DataFrame:
-    """Read a table of the results.
+    """Read a table of the results, a key of `TABLES`; ``settings`` are decoded.
 
-    Parameters
-    ----------
-    name : str
-        Key of `TABLES`.
-    results : Path
-        Folder of the results.
-
-    Returns
-    -------
-    DataFrame
-        Without a row where there is no such file. ``settings`` is decoded.
+    It has no row where there is no such file.
     """
     path = results / name
     if not path.exists():
@@ -98,24 +88,14 @@ def add_rows(rows: dict[str, Sequence[dict[str, Any]]], results: Path = RESULTS)
                 old = pd.read_csv(path, dtype=str, keep_default_na=False)
                 table = pd.concat([old[~old["run"].isin(replaced)], table.astype(object)])
             table = table.sort_values("run", kind="stable")
-            compression = PLAIN if path.suffix == ".gz" else None
-            with atomic_write(path) as temporary:
-                table.to_csv(temporary, index=False, lineterminator="\n", compression=compression)
+            content = table.to_csv(index=False, lineterminator="\n").encode()
+            with atomic_write(path) as temporary:  # the same table, the same bytes
+                packed = gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
+                temporary.write_bytes(packed)
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Describe the machine, the versions and the moment.
-
-    Parameters
-    ----------
-    device : str
-        The torch device that computed.
-
-    Returns
-    -------
-    dict
-        JSON-able.
-    """
+    """Describe the machine, the versions and the moment."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -134,19 +114,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 
 def revision(root: Path = ROOT) -> str | None:
-    """Name the commit that is checked out.
-
-    Parameters
-    ----------
-    root : Path
-        Of the working tree.
-
-    Returns
-    -------
-    str or None
-        With "-dirty" where a file has been changed since, other than a result: a run that is made
-        again replaces its own. None without Git.
-    """
+    """Name the commit that is checked out."""
     commit = _git("describe", "--always", root=root)
     changed = _git(
         "status", "--porcelain", "--untracked-files=no", "--", ".", ":!report/results", root=root
@@ -155,22 +123,7 @@ def revision(root: Path = ROOT) -> str | None:
 
 
 def write_results(name: str, results: dict[str, Any], *, device: str = "cpu") -> Path:
-    """Write ``report/results/<name>.json``: the results and the environment they come from.
-
-    Parameters
-    ----------
-    name : str
-        File name without suffix, perhaps in a folder.
-    results : dict
-        JSON-able.
-    device : str
-        The torch device that computed.
-
-    Returns
-    -------
-    Path
-        Written under a temporary name and renamed; an earlier result of that name is replaced.
-    """
+    """Write ``report/results/<name>.json``: the results and the environment they come from."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"environment": environment(device), **results}, indent=1) + "\n"

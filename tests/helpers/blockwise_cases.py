@@ -4,10 +4,10 @@ import numpy as np
 import torch
 import zarr
 
+from benchmarks.derived_affinities import derive_affinities
 from malis import nearest_offsets
 from malis.scale.volumes import create_ome_zarr, open_volume
 from malis.training.checkpoint import save_model
-from report.derived_affinities import derive_affinities
 from unet import UNet
 from unet.plain import PlainCNN
 

@@ -4,6 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from cremi_eval import Volume
@@ -12,10 +13,9 @@ from malis.training import CosineDecay, checkpoint
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import load_model
 from malis.training.dataset import SectionSplit
-from report import comparisons, configurations, experiments, gallery, margin, record, ship
-from report.runs import load_runs
-from report.scoring import LINKAGES
-from unet import UNet
+from report import configurations, experiments, gallery, record
+from report.record import TABLES, read_table
+from report.scores import LINKAGES, SIMPLE
 
 
 @pytest.fixture
@@ -42,87 +42,11 @@ def small_world(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_trains_scores_and_keeps_its_model(small_world):
-    results = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
-    json.dumps(results)
-    assert results["steps"] == len(results["learning_curve"]["step"]) == 3
-    for part in results["scores"].values():
-        assert len(part["sections"]) == 2
-        assert part["mean"]["cremi_score"] > 0
-    model = load_model(small_world / "work" / "small_cnn-2009_0.model")
-    assert model.card["scores"] == results["scores"]
-
-    again = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
-    assert again["scores"] == results["scores"]
-
-
-def test_a_killed_run_goes_on_a_finished_one_is_left_out_and_both_can_start_anew(
-    small_world, monkeypatch, capsys
-):
-    results, work = small_world / "results", small_world / "work"
-    monkeypatch.setattr(experiments, "RESULTS", results)
-    monkeypatch.setattr(record, "RESULTS", results)
-    monkeypatch.setattr(experiments, "WORK", work)
-    asked = ["--only", "small", "--methods", "cnn-2009", "--seeds", "0"]
-    path = results / "runs" / "small_cnn-2009_0.json"
-    trained_to = work / "small_cnn-2009_0-0.pt"
-
-    experiments.main([*asked, "--quick"])
-    assert not path.exists()
-    experiments.main(asked)
-    first, checkpointed = json.loads(path.read_text()), trained_to.stat().st_mtime_ns
-    path.write_text(json.dumps(first | {"title": "kept"}))
-    experiments.main([*asked, "--resume"])
-    assert "has a result" in capsys.readouterr().out
-    assert json.loads(path.read_text())["title"] == "kept"
-
-    path.unlink()
-    experiments.main(asked)  # from the checkpoint, which is complete
-    assert trained_to.stat().st_mtime_ns == checkpointed
-    experiments.main([*asked, "--no-resume"])
-    assert trained_to.stat().st_mtime_ns != checkpointed
-    anew = json.loads(path.read_text())
-    assert anew["title"] == first["title"]
-    assert anew["scores"] == first["scores"]
-
-
 def test_sets_of_sections_do_not_overlap():
     for data in configurations.DATA.values():
         train, validation, test = (set(part) for part in vars(data.split).values())
-        assert train and validation and test
+        assert train and validation and (test or data.test_volume)
         assert not (train & validation or train & test or validation & test)
-
-
-def test_other_learning_rates_are_tried_without_a_look_at_test_sections(small_world, monkeypatch):
-    results = small_world / "results"
-    monkeypatch.setattr(experiments, "RESULTS", results)
-    monkeypatch.setattr(record, "RESULTS", results)
-    monkeypatch.setattr(experiments, "WORK", small_world / "work")
-    asked = ["--only", "small", "--methods", "cnn-2009", "--seeds", "0"]
-    experiments.main([*asked, "--rates"])
-    own = configurations.METHODS["cnn-2009"].peak_learning_rate
-    written = [json.loads(path.read_text()) for path in (results / "trials").iterdir()]
-    assert sorted(trial["peak_learning_rate"] for trial in written) == [own / 2, 2 * own]
-    assert not any("sections" in part for trial in written for part in trial["scores"].values())
-    assert comparisons.rate_tables(results) == []  # nothing to compare with
-
-    experiments.main(asked)
-    (table,) = comparisons.rate_tables(results)
-    (row,) = table["rows"]
-    assert (row["name"], row["peak"]) == (configurations.METHODS["cnn-2009"].title, own)
-    scores = {trial["peak_learning_rate"]: trial["scores"] for trial in written}
-    for rate, factor in {"half": 0.5, "twice": 2}.items():
-        assert row[rate]["mean"] == scores[factor * own]["agglomeration"]["validation_cremi"]
-    assert row["own"]["n"] == 1
-    trials = comparisons.trial_table(results)
-    assert trials is None or not trials["rows"]
-
-
-@pytest.mark.parametrize("other", ["--trials", "--folds"])
-def test_trials_of_learning_rates_stand_alone(other, capsys):
-    with pytest.raises(SystemExit):
-        experiments.main(["--rates", other])
-    assert "--rates" in capsys.readouterr().err
 
 
 def test_results_say_where_they_come_from(tmp_path, monkeypatch):
@@ -156,88 +80,12 @@ def test_a_result_that_is_replaced_does_not_make_its_code_another(tmp_path):
     assert record.revision(tmp_path) == f"{commit}-dirty"
 
 
-def test_stages_follow_each_other_along_one_decay(small_world):
-    work = small_world / "work"
-    results = experiments.run("small", "unet-ce-then-malis", seed=0, work=work, test=False)
-    assert results["learning_curve"]["step"] == [1, 2, 3]
-    assert results["validation_curve"]["step"] == [1, 2, 3]
-    first, second = results["losses"]
-    assert (first["name"], second["name"]) == ("AffinityCrossEntropy", "WindowLoss")
-    assert second["losses"][0]["constrained"]
-    assert all("mean" not in part for part in results["scores"].values())
-    rates = [
-        rate
-        for number in range(2)
-        for rate in checkpoint.read(
-            work / f"small_unet-ce-then-malis_0-{number}.pt", checkpoint.CHECKPOINT
-        )["history"]["training"]["learning_rate"]
-    ]
-    whole = CosineDecay(2e-3, 3)
-    assert rates == [whole(step) for step in (1, 2, 3)]
-
-
-def test_charges_with_and_without_a_margin(small_world):
-    work = small_world / "work"
-    experiments.run("small", "unet-cross-entropy", seed=0, work=work, test=False)
-    found = margin.charges(work / "small_unet-cross-entropy_0.model", "small", n_patches=2)
-    json.dumps(found)
-    assert [row["margin"] for row in found["rows"]] == [0, 1, 2]
-    assert found["rows"][0]["background"] == 0
-    assert 0.05 < found["rows"][1]["background"] < found["rows"][2]["background"] < 0.6
-    assert all(0 < row[kind] < 1 for row in found["rows"] for kind in ("patch", "windows"))
-
-
 def test_whole_patches_come_after_cross_entropy_where_the_data_say_so():
     small = dataclasses.replace(configurations.DATA["synthetic"], whole=True)
     for name in ("unet-ce-then-malis", "unet-ce-then-both"):
         second = configurations.METHODS[name].stages[1]
         assert "Window" not in repr(second.loss(small))
         assert "Window" in repr(second.loss(configurations.DATA["synthetic"]))
-
-
-def test_a_margin_is_only_where_the_data_has_one(small_world, monkeypatch):
-    data = dataclasses.replace(configurations.DATA["small"], boundary=2)
-    monkeypatch.setitem(configurations.DATA, "touching", data)
-    plain, grown = "unet-cross-entropy-as-labelled", "unet-cross-entropy"
-    grid = configurations.runs(["small", "touching"], [plain, grown], [0])
-    assert grid == [("small", grown, 0), ("touching", plain, 0), ("touching", grown, 0)]
-    work = small_world / "work"
-    margins = [experiments.run(d, m, s, work=work, test=False)["boundary"] for d, m, s in grid]
-    assert margins == [0, 0, 2]
-
-
-def test_a_volume_is_segmented_in_one_piece(small_world, monkeypatch):
-    data = dataclasses.replace(
-        configurations.DATA["small"],
-        patch=(2, 16, 16),
-        window=2,
-        batch=1,
-        mixed_precision=False,
-    )
-    shape = {"pool_sizes": [(1, 2, 2), (1, 2, 2)]}
-    usual = configurations.Method.network_arguments
-    monkeypatch.setattr(
-        configurations.Method, "network_arguments", lambda self, ndim, _: usual(self, ndim) | shape
-    )
-    monkeypatch.setitem(configurations.DATA, "small_volume", data)
-    results = experiments.run("small_volume", "unet-both", seed=0, work=small_world / "work")
-    for part in results["scores"].values():
-        assert len(part["sections"]) == 1
-
-
-def test_the_linkage_of_a_volume_is_the_best_on_its_validation_sections():
-    """Of a single view, averaged over all U-Nets that were trained on it."""
-    for name, data in configurations.DATA.items():
-        scores = [
-            {linkage: run["scores"][linkage]["validation_cremi"] for linkage in LINKAGES}
-            for (trained_on, method), by_seed in load_runs().items()
-            if trained_on == name and configurations.METHODS[method].network is UNet
-            for run in by_seed.values()
-        ]
-        if not scores:
-            continue
-        means = {linkage: np.mean([score[linkage] for score in scores]) for linkage in LINKAGES}
-        assert min(means, key=means.get) == data.linkage, (name, means)
 
 
 def test_no_section_is_tested_twice_and_none_beside_it_is_trained_on():
@@ -262,23 +110,6 @@ def test_no_section_is_tested_twice_and_none_beside_it_is_trained_on():
             configurations.fold_of(name, folds.count)
 
 
-def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
-    monkeypatch.setitem(configurations.FOLDS, "small", configurations.Folds(3))
-    source = configurations.fold_of("small", 2)
-    plain = experiments.load_sections(configurations.DATA["small"])
-    turned = experiments.load_sections(source)
-    np.testing.assert_array_equal(turned.labels, plain.labels[[4, 5, 0, 1, 2, 3]])
-    np.testing.assert_array_equal(turned.raw[0], plain.raw[4])
-    results = experiments.run("small", "cnn-2009", seed=2, work=small_world / "work", fold=2)
-    assert results["first_section"] == 4
-    assert len(results["scores"]["agglomeration"]["sections"]) == 2
-    assert configurations.fold_runs(["small", "synthetic"], ["unet-both"]) == [
-        ("small", "unet-both", 0),
-        ("small", "unet-both", 1),
-        ("small", "unet-both", 2),
-    ]
-
-
 def test_no_patch_crosses_the_place_where_the_ends_of_a_turned_stack_meet(small_world):
     source = dataclasses.replace(configurations.DATA["small"], first=4)
     turned = experiments.load_sections(source)  # sections 4 5 0 | 1 | 2 3: the seam is before 0
@@ -295,63 +126,250 @@ def test_no_patch_crosses_the_place_where_the_ends_of_a_turned_stack_meet(small_
     assert sizes(patch=(2, 64, 64)) == [2]  # one section holds no patch
 
 
-def test_pictures_are_drawn_once_for_a_network(small_world, monkeypatch):
-    work = small_world / "work"
-    monkeypatch.setattr(gallery, "WORK", work)
-    monkeypatch.setattr(gallery, "GALLERY", small_world / "gallery")
-    monkeypatch.setattr(gallery, "SHIPPED", small_world)
-    results = experiments.run("small", "unet-both", seed=0, work=work)
-    cards = gallery.refresh("small")
-    assert [path.parent.name for path in cards] == ["small_4", "small_5"]
-    for path in cards:
-        card = json.loads(path.read_text())["networks"]["unet-both"]
-        assert card["threshold"] == results["scores"]["agglomeration"]["threshold"]
-        drawn = {picture.stem for picture in path.parent.glob("*.png")}
-        assert drawn == {"raw", "truth", "unet-both", card["affinities"]}
-    assert gallery.refresh("small") == []
-
-
-@pytest.mark.parametrize("options", [[], ["--fold"]])
-def test_a_network_ships_with_its_card(small_world, monkeypatch, options):
-    work = small_world / "work"
-    monkeypatch.setattr(ship, "WORK", work)
-    monkeypatch.setattr(ship, "MODELS", small_world / "models")
-    folder = work / "folds" if options else work
-    results = experiments.run("small", "cnn-2009", seed=0, work=folder)
-    monkeypatch.setattr("sys.argv", ["ship", "small", "cnn-2009", "0", *options])
-    ship.main()
-    shipped = load_model(small_world / "models" / "small.model")
-    assert shipped.card["scores"] == results["scores"]
-    assert json.loads((small_world / "models" / "small.json").read_text()) == shipped.card
-
-
-def test_folds_of_another_length_are_kept_apart(small_world, monkeypatch, capsys):
-    results = small_world / "results"
-    for module in (experiments, record):
-        monkeypatch.setattr(module, "RESULTS", results)
+@pytest.fixture
+def kept(small_world, monkeypatch):
+    """Results and trained models go into the small world, too."""
+    monkeypatch.setattr(experiments, "RESULTS", small_world / "results")
     monkeypatch.setattr(experiments, "WORK", small_world / "work")
+    return small_world / "results"
+
+
+def without_time(rows):
+    return [rows[name] for name in ("scores.csv.gz", "curves.csv.gz")]
+
+
+def test_a_run_trains_scores_and_keeps_its_model(small_world):
+    rows = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
+    json.dumps(rows)
+    (row,) = rows["runs.csv"]
+    assert row["run"] == "seeds/small/cnn-2009/3/0"
+    assert set(row) == set(TABLES["runs.csv"])
+    assert row["split"] == "train 0-2, validation 3-3, test 4-5"
+    assert (row["network"], row["loss"]) == ("2009 network", "maximin loss")
+    assert {"losses", "patch", "boundary", "threads"} <= set(row["settings"])
+    scores = rows["scores.csv.gz"]
+    readings = [p + name for p in ("", "views_") for name in (*LINKAGES, *SIMPLE)]
+    assert list(dict.fromkeys(one["reading"] for one in scores)) == readings
+    for reading in readings:
+        own = [one for one in scores if one["reading"] == reading]
+        assert [one["part"] for one in own] == ["validation", "test", "test"]
+        assert [one.get("section") for one in own] == [None, 4, 5]
+        assert len({one["threshold"] for one in own}) == 1
+        assert all(one["cremi_score"] > 0 for one in own)
+    curves = {one["curve"] for one in rows["curves.csv.gz"]}
+    assert curves == {"training", "validation", "validation cuts", "test cuts"}
+    steps = [one["step"] for one in rows["curves.csv.gz"] if one["curve"] == "training"]
+    assert steps == [1, 2, 3]
+    card = load_model(small_world / "work" / "small_cnn-2009_0.model").card
+    assert card["scores"]["agglomeration"] == card["scores"]["mean_linkage"]
+    single = [one for one in scores if one["reading"] == "single_linkage"]
+    summary = card["scores"]["single_linkage"]
+    assert summary["threshold"] == single[0]["threshold"]
+    assert summary["validation_cremi"] == single[0]["cremi_score"]
+    mean = np.mean([one["cremi_score"] for one in single[1:]])
+    assert summary["mean"]["cremi_score"] == pytest.approx(mean)
+
+    again = experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
+    assert without_time(again) == without_time(rows)
+
+
+def test_a_killed_run_goes_on_a_finished_one_is_left_out_and_both_can_start_anew(
+    kept, small_world, capsys
+):
+    asked = ["--only", "small", "--methods", "cnn-2009", "--seeds", "0"]
+    trained_to = small_world / "work" / "small_cnn-2009_0-0.pt"
+    experiments.main([*asked, "--quick"])
+    assert not kept.exists()
+    experiments.main(asked)
+    first = {name: read_table(name, kept) for name in TABLES}
+    assert [len(table) > 0 for table in first.values()] == [True, True, True]
+    checkpointed = trained_to.stat().st_mtime_ns
+    experiments.main([*asked, "--resume"])
+    assert "has a result" in capsys.readouterr().out
+
+    (kept / "runs.csv").unlink()
+    experiments.main(asked)  # from the checkpoint, which is complete
+    assert trained_to.stat().st_mtime_ns == checkpointed
+    experiments.main([*asked, "--no-resume"])
+    assert trained_to.stat().st_mtime_ns != checkpointed
+    assert len(read_table("runs.csv", kept)) == 1
+    for name in ("scores.csv.gz", "curves.csv.gz"):
+        assert read_table(name, kept).equals(first[name])
+
+
+def test_trials_look_at_no_test_section(kept):
+    experiments.main(["--trials", "--only", "small", "--methods", "cnn-2009", "--seeds", "0"])
+    (run,) = read_table("runs.csv", kept)["run"]
+    assert run == "trials/small/cnn-2009/3/0"
+    assert set(read_table("scores.csv.gz", kept)["part"]) == {"validation"}
+
+
+def test_stages_follow_each_other_along_one_decay(small_world):
+    work = small_world / "work"
+    rows = experiments.run("small", "unet-ce-then-malis", seed=0, work=work, study="trials")
+    for curve in ("training", "validation"):
+        steps = [one["step"] for one in rows["curves.csv.gz"] if one["curve"] == curve]
+        assert steps == [1, 2, 3]
+    first, second = rows["runs.csv"][0]["settings"]["losses"]
+    assert (first["name"], second["name"]) == ("AffinityCrossEntropy", "WindowLoss")
+    assert second["losses"][0]["constrained"]
+    rates = [
+        rate
+        for number in range(2)
+        for rate in checkpoint.read(
+            work / f"small_unet-ce-then-malis_0-{number}.pt", checkpoint.CHECKPOINT
+        )["history"]["training"]["learning_rate"]
+    ]
+    whole = CosineDecay(2e-3, 3)
+    assert rates == [whole(step) for step in (1, 2, 3)]
+
+
+def test_a_margin_is_only_where_the_data_has_one(small_world, monkeypatch):
+    data = dataclasses.replace(configurations.DATA["small"], boundary=2)
+    monkeypatch.setitem(configurations.DATA, "touching", data)
+    plain, grown = "unet-cross-entropy-as-labelled", "unet-cross-entropy"
+    grid = configurations.runs(["small", "touching"], [plain, grown], [0])
+    assert grid == [("small", grown, 0), ("touching", plain, 0), ("touching", grown, 0)]
+    margins = [
+        configurations.METHODS[method].margin(configurations.DATA[data]) for data, method, _ in grid
+    ]
+    assert margins == [0, 0, 2]
+
+
+def test_a_volume_is_segmented_in_one_piece(small_world, monkeypatch):
+    data = dataclasses.replace(
+        configurations.DATA["small"],
+        patch=(2, 16, 16),
+        window=2,
+        batch=1,
+        mixed_precision=False,
+        views=False,
+    )
+    shape = {"pool_sizes": [(1, 2, 2), (1, 2, 2)]}
+    usual = configurations.Method.network_arguments
+    monkeypatch.setattr(
+        configurations.Method, "network_arguments", lambda self, source: usual(self, source) | shape
+    )
+    monkeypatch.setitem(configurations.DATA, "small_volume", data)
+    rows = experiments.run("small_volume", "unet-both", seed=0, work=small_world / "work")
+    test = [one for one in rows["scores.csv.gz"] if one["part"] == "test"]
+    assert [one["reading"] for one in test] == [*LINKAGES, *SIMPLE]
+    assert {one["section"] for one in test} == {4}
+
+
+def test_another_volume_may_be_tested_with_its_ids_as_labelled(small_world, monkeypatch):
+    source = configurations.DATA["small"]
+    small = experiments.load_sections(source)
+    joined = np.where(small.labels % 2 == 1, 1, small.labels).astype(np.uint64)
+    with CremiFile(small_world / "joined.hdf", "w") as file:
+        file.write_raw(Volume(small.raw, small.resolution))
+        file.write_neuron_ids(Volume(joined, small.resolution))
+    scores = {}
+    for relabel in (True, False):
+        changed = dataclasses.replace(
+            source,
+            split=SectionSplit(range(3), range(3, 5), range(0)),
+            test_volume=str(small_world / "joined.hdf"),  # half of its objects have one id
+            relabel=relabel,
+            views=False,
+        )
+        monkeypatch.setitem(configurations.DATA, "two", changed)
+        rows = experiments.run("two", "cnn-2009", seed=0, work=small_world / "work")
+        assert rows["runs.csv"][0]["split"].endswith(f"test {changed.test_volume}")
+        test = [one for one in rows["scores.csv.gz"] if one["part"] == "test"]
+        scores[relabel] = np.mean([one["voi_split"] for one in test])
+    assert len(test) == 6 * len([*LINKAGES, *SIMPLE])
+    assert scores[False] > scores[True] + 0.1
+
+
+def test_a_slab_network_of_snemi3d_sees_five_sections_and_predicts_three_affinities():
+    source = configurations.DATA["snemi3d"]
+    for method in source.methods:
+        arguments = configurations.METHODS[method].network_arguments(source)
+        network = configurations.METHODS[method].network(**arguments)
+        assert (network.ndim, network.in_channels, network.out_channels) == (2, 5, 3)
+        for stage in configurations.METHODS[method].stages:
+            logits = torch.zeros(1, 3, *source.patch, requires_grad=True)
+            labels = torch.ones(1, *source.patch, dtype=torch.int64)
+            stage.loss(source)(logits.sigmoid(), labels).backward()
+            assert logits.grad.abs().sum() > 0
+    assert configurations.runs(["snemi3d"], list(configurations.METHODS), [0, 1, 2]) == [
+        ("snemi3d", method, seed) for seed in (0, 1, 2) for method in source.methods
+    ]
+
+
+def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):
+    monkeypatch.setitem(configurations.FOLDS, "small", configurations.Folds(3))
+    source = configurations.fold_of("small", 2)
+    plain = experiments.load_sections(configurations.DATA["small"])
+    turned = experiments.load_sections(source)
+    np.testing.assert_array_equal(turned.labels, plain.labels[[4, 5, 0, 1, 2, 3]])
+    np.testing.assert_array_equal(turned.raw[0], plain.raw[4])
+    rows = experiments.run("small", "cnn-2009", 2, study="folds", work=small_world / "work")
+    assert rows["runs.csv"][0]["run"] == "folds/small/cnn-2009/3/2"
+    assert rows["runs.csv"][0]["settings"]["first_section"] == 4
+    test = {one["section"] for one in rows["scores.csv.gz"] if one["part"] == "test"}
+    assert test == {2, 3}  # 4 and 5 of the turned stack
+    assert configurations.fold_runs(["small", "synthetic"], ["unet-both"]) == [
+        ("small", "unet-both", 0),
+        ("small", "unet-both", 1),
+        ("small", "unet-both", 2),
+    ]
+
+
+def test_folds_of_another_length_are_kept_apart(kept, monkeypatch, capsys):
     monkeypatch.setitem(configurations.FOLDS, "small", configurations.Folds(3))
     asked = ["--folds", "--only", "small", "--methods", "unet-both", "--seeds", "0"]
     experiments.main([*asked, "--steps", "2"])
     experiments.main(asked)
-    lengths = {
-        str(path.relative_to(results)): json.loads(path.read_text())["steps"]
-        for path in results.rglob("*.json")
-    }
-    assert lengths == {"lengths/2/small_unet-both_0.json": 2, "folds/small_unet-both_0.json": 3}
-    with pytest.raises(SystemExit):
-        experiments.main(["--only", "small", "--steps", "2"])
-    assert "only with --trials or --folds" in capsys.readouterr().err
+    assert read_table("runs.csv", kept)["run"].tolist() == [
+        "folds/small/unet-both/2/0",
+        "folds/small/unet-both/3/0",
+    ]
+    for wrong, message in (
+        (["--only", "small", "--steps", "2"], "only with --trials or --folds"),
+        (["--quick"], "say on which volumes"),
+        (["--only", "small", "--folds", "--trials"], "not allowed with"),
+    ):
+        with pytest.raises(SystemExit):
+            experiments.main(wrong)
+        assert message in capsys.readouterr().err
 
 
-def test_the_conditions_of_a_table_are_those_of_its_runs():
-    rows = {
-        (row["title"], row["folds"]): row
-        for row in comparisons.budgets(load_runs(), record.RESULTS)
-    }
-    sections, halves = rows["FIB-25, sections", False], rows["FIB-25, volume", True]
-    assert sections["windows"] == [0, 32]  # after cross-entropy, MALIS sees whole patches
-    assert halves["windows"] == [24] and halves["steps"] == [3000]
-    assert rows["ISBI 2012", False]["precisions"] != rows["ISBI 2012", True]["precisions"]
-    for row in rows.values():
-        assert all(row[key] for key in ("steps", "batches", "precisions", "processors", "windows"))
+def test_pictures_show_every_network_that_is_at_hand(small_world, monkeypatch):
+    work = small_world / "work"
+    monkeypatch.setattr(gallery, "WORK", work)
+    monkeypatch.setattr(gallery, "GALLERY", small_world / "gallery")
+    monkeypatch.setattr(gallery, "MODELS", small_world / "models")
+    monkeypatch.setitem(gallery.TITLES, "small", "Small")
+    assert gallery.draw_volume("small") is None
+    for method in ("unet-cross-entropy", "unet-both"):
+        experiments.run("small", method, seed=0, work=work)
+    path = gallery.draw_volume("small")
+    card = json.loads(path.read_text())
+    assert (card["section"], list(card["networks"])) == (5, ["unet-cross-entropy", "unet-both"])
+    for method, network in card["networks"].items():
+        scores = load_model(work / f"small_{method}_0.model").card["scores"]
+        assert network["threshold"] == scores["agglomeration"]["threshold"]
+    kinds = ("", "_errors", "_affinities")
+    names = {method + kind for method in card["networks"] for kind in kinds}
+    assert {one.stem for one in path.parent.glob("*.png")} == {"raw", "truth", *names}
+
+
+def test_segments_are_numbered_as_the_objects_they_match():
+    truth = np.array([[5, 5, 5, 7, 7, 0]])
+    segments = np.array([[1, 1, 2, 2, 2, 3]])
+    assert gallery.matched(segments, truth)[0].tolist()[:5] == [5, 5, 7, 7, 7]
+    split = np.array([[1, 1, 2, 3, 3, 0]])
+    found = gallery.matched(split, truth)[0]
+    assert found[[0, 1, 3, 4, 5]].tolist() == [5, 5, 7, 7, 0]
+    assert found[2] not in (0, 5, 7)
+
+
+def test_a_network_ships_with_its_card(kept, small_world, monkeypatch):
+    monkeypatch.setattr(experiments, "MODELS", small_world / "models")
+    experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")
+    experiments.main(["--ship", "small_cnn-2009_0"])
+    shipped = load_model(small_world / "models" / "small.model")
+    assert json.loads((small_world / "models" / "small.json").read_text()) == shipped.card
+    assert shipped.card["method"] == "cnn-2009"

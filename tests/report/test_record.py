@@ -3,8 +3,7 @@ import multiprocessing
 import pandas as pd
 import pytest
 
-from report import record
-from report.record import TABLES, add_rows, read_table
+from report.record import RESULTS, TABLES, add_rows, read_table
 
 
 def run_of(name, **columns):
@@ -93,6 +92,11 @@ def test_the_committed_tables_are_written_as_they_would_be_again(name, tmp_path)
     table = read_table(name)
     first = table[table["run"] == table["run"][0]].to_dict("records")
     rows = {key: [] for key in TABLES} | {"runs.csv": [run_of(table["run"][0])], name: first}
-    (tmp_path / name).write_bytes((record.RESULTS / name).read_bytes())
+    (tmp_path / name).write_bytes((RESULTS / name).read_bytes())
     add_rows(rows, tmp_path)
-    assert (tmp_path / name).read_bytes() == (record.RESULTS / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == (RESULTS / name).read_bytes()
+
+
+def test_the_folder_of_the_results_stays_small():
+    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
+    assert size <= 6e6

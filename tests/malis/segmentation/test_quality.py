@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from malis.affinity import nearest_offsets
-from report.derived_affinities import derive_affinities
-from report.segmentation_quality import (
+from benchmarks.derived_affinities import derive_affinities
+from benchmarks.segmentation_quality import (
     DATA,
     compare,
     make_samples,
@@ -12,6 +11,7 @@ from report.segmentation_quality import (
     times_waterz,
     waterz_version,
 )
+from malis.affinity import nearest_offsets
 
 
 def cells(shape, n, seed):

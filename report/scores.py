@@ -1,0 +1,194 @@
+"""Scores of a trained network: every choice on validation sections, the result on test sections."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from cremi_eval import Volume
+from cremi_eval.evaluation import NeuronIds, Scores, mean_of_sections
+from malis.inference import predict
+from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.views import predict_views
+from malis.labels import relabel_components
+from malis.segmentation import (
+    Hierarchy,
+    best_threshold,
+    connected_components,
+    hierarchies_of,
+    parts_of,
+    threshold_watershed,
+)
+from malis.segmentation.threshold import ThresholdCurve
+from malis.training.dataset import LabelledVolume
+from report.configurations import Data
+
+LINKAGES: dict[str, dict[str, Any]] = {
+    "mean_linkage": {"linkage": "mean"},
+    "single_linkage": {"linkage": "single"},
+    "quantile75": {"linkage": "quantile", "quantile": 0.75},
+}
+SIMPLE: dict[str, Callable[..., np.ndarray]] = {
+    "threshold_watershed": threshold_watershed,
+    "connected_components": connected_components,
+}
+# Of the simple methods. Finer towards 1: a network that is sure of itself is best cut where hardly
+# anything is left above.
+THRESHOLDS = np.concatenate(
+    [np.arange(5, 95, 5) / 100, 1 - np.array([50, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1]) / 1000]
+).round(4)
+VIEWS = "views_"  # before the names of what is found with the mean over all views
+CURVE_POINTS = 60
+# Of curves over thresholds. Chosen by leaving out one validation section at a time: it makes the
+# threshold that the others choose better for the one left out.
+SMOOTHING = 0.15
+Row = dict[str, Any]
+
+
+class Samples(NamedTuple):
+    """What is segmented and scored in one piece each: sections, or one volume."""
+
+    affinities: list[np.ndarray]  # (C, *spatial) float32
+    truths: list[np.ndarray]  # (*spatial) integers
+    source: Data
+    resolution: tuple[float, ...]  # of a voxel, in nm
+
+    def agglomerated(self, **linkage: Any) -> list[Hierarchy]:
+        """Build the hierarchies of all samples."""
+        settings = {"sampling": self.resolution, **linkage}
+        return hierarchies_of(self.affinities, self.source.offsets, **settings)
+
+    def best_cut(self, hierarchies: list[Hierarchy]) -> tuple[float, ThresholdCurve]:
+        """Find the threshold whose cuts have the best CREMI score."""
+        ignore = self.source.ignore
+        return best_threshold(
+            hierarchies, self.truths, smoothing=SMOOTHING, ignore_groundtruth=ignore
+        )
+
+    def scores(self, segments: Sequence[np.ndarray]) -> list[Scores | None]:
+        """Score segmentations, one a sample; None where nothing is to be scored."""
+        found: list[Scores | None] = []
+        for truth, segment in zip(self.truths, segments, strict=True):
+            flat = truth.ndim == 2
+            volume = Volume(truth[None] if flat else truth, (1, 1, 1))
+            ids = NeuronIds(volume, ignore_groundtruth=self.source.ignore)
+            one = segment[None] if flat else segment
+            found += ids.section_scores(one) if flat else [ids.whole_volume_scores(one)]
+        return found
+
+
+def make_samples(
+    network: nn.Module, source: Data, part: LabelledVolume, *, averaged: bool = False
+) -> Samples:
+    """Predict a part of a volume, from one view or as the mean over all of them."""
+    raw = stack_neighbours(part.raw, neighbours_of(network))
+    if averaged:
+        predicted = predict_views(network, raw, source.offsets, progress=False)
+    else:
+        predicted = predict(network, raw, progress=False)
+    ndim = len(source.patch)
+    truths = parts_of(part.labels, ndim)
+    if source.relabel:
+        truths = [relabel_components(truth) for truth in truths]
+    return Samples(parts_of(predicted, ndim), truths, source, part.resolution[-ndim:])
+
+
+def score_network(
+    network: nn.Module, source: Data, validation: LabelledVolume, test: LabelledVolume | None
+) -> tuple[list[Row], list[Row]]:
+    """Segment and score by agglomeration with three linkages, and by two simpler methods.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A network that predicts logits.
+    source : Data
+    validation : LabelledVolume
+        The sections that choose the thresholds.
+    test : LabelledVolume, optional
+        The sections that are scored; None where only the choice is of interest.
+
+    Returns
+    -------
+    scores, curves : lists of dict
+        Rows for `report.record.add_rows` that lack their run; test sections are counted from 0.
+        With the prefix `VIEWS`, a reading is that of affinities that are the mean over all views.
+    """
+    scores: list[Row] = []
+    curves: list[Row] = []
+    for prefix, averaged in (("", False), (VIEWS, True))[: 1 + source.views]:
+        choice = make_samples(network, source, validation, averaged=averaged)
+        report = None if test is None else make_samples(network, source, test, averaged=averaged)
+        for name in (*LINKAGES, *SIMPLE):
+            score = _agglomerated if name in LINKAGES else _thresholded
+            made, drawn = score(name, choice, report)
+            scores += [{"reading": prefix + name, **row} for row in made]
+            curves += [{"reading": prefix + name, **row} for row in drawn]
+    return scores, curves
+
+
+def _agglomerated(
+    name: str, choice: Samples, report: Samples | None
+) -> tuple[list[Row], list[Row]]:
+    threshold, curve = choice.best_cut(choice.agglomerated(**LINKAGES[name]))
+    validated = float(curve.cremi[curve.best(smoothing=SMOOTHING)])
+    row = {"threshold": threshold, "open_ended": False}
+    scores = [{**row, "part": "validation", "cremi_score": validated}]
+    curves = list(_thinned("validation cuts", curve))
+    if report is not None:
+        hierarchies = report.agglomerated(**LINKAGES[name])
+        scores += _tested(row, report.scores([one.cut(threshold) for one in hierarchies]))
+        curves += _thinned("test cuts", report.best_cut(hierarchies)[1])
+    return scores, curves
+
+
+def _thresholded(name: str, choice: Samples, report: Samples | None) -> tuple[list[Row], list[Row]]:
+    def segmented(samples: Samples, threshold: float) -> list[np.ndarray]:
+        offsets = samples.source.offsets
+        return [SIMPLE[name](one, offsets, threshold) for one in samples.affinities]
+
+    errors = [
+        mean_of_sections(choice.scores(segmented(choice, one))).cremi_score for one in THRESHOLDS
+    ]
+    best = int(np.argmin(errors))
+    threshold = float(THRESHOLDS[best])
+    row = {"threshold": threshold, "open_ended": best == len(THRESHOLDS) - 1}
+    scores = [{**row, "part": "validation", "cremi_score": errors[best]}]
+    if report is not None:
+        scores += _tested(row, report.scores(segmented(report, threshold)))
+    points = zip(THRESHOLDS.tolist(), errors, strict=True)
+    curve = {"curve": "validation cuts"}
+    return scores, [{**curve, "threshold": one, "cremi_score": error} for one, error in points]
+
+
+def _tested(row: Row, found: list[Scores | None]) -> list[Row]:
+    return [
+        {**row, "part": "test", "section": section, **asdict(one)}
+        for section, one in enumerate(found)
+        if one is not None
+    ]
+
+
+def _thinned(name: str, curve: ThresholdCurve) -> Iterator[Row]:
+    """Keep some thresholds of a curve, the best one among them."""
+    rows = np.linspace(0, len(curve.thresholds) - 1, CURVE_POINTS).round().astype(int)
+    for row in np.unique(np.append(rows, curve.best(smoothing=SMOOTHING))):
+        point = {"threshold": curve.thresholds[row], "cremi_score": curve.cremi[row]}
+        point |= {"voi_split": curve.voi_split[row], "voi_merge": curve.voi_merge[row]}
+        yield {"curve": name, **{key: float(value) for key, value in point.items()}}
+
+
+def validator(source: Data, validation: LabelledVolume) -> Callable[[nn.Module], dict[str, float]]:
+    """Make a function for `malis.training.train` that scores the best cut on validation sections.
+
+    It takes the network, and returns ``{"cremi_score": ...}``.
+    """
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        samples = make_samples(network, source, validation)
+        curve = samples.best_cut(samples.agglomerated(linkage="mean"))[1]
+        return {"cremi_score": float(curve.cremi[curve.best(smoothing=SMOOTHING)])}
+
+    return validate
