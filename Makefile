@@ -56,13 +56,16 @@ test: $(VENV)/.installed-dev
 
 $(LOWEST)/.installed: pyproject.toml requirements-lock.txt .ci/lowest.py | $(BIN)/python
 	$(BIN)/python -m venv $(LOWEST)
-	$(BIN)/python .ci/lowest.py notebooks > $(LOWEST)/requirements.txt
+	$(BIN)/python .ci/lowest.py fast notebooks > $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/python $(PIP) -r $(LOWEST)/requirements.txt "pytest<10" pytest-timeout hypothesis
 	touch $@
 
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest --quiet --ignore=tests/malis/test_packaging.py tests/malis/test_*.py tests/malis/training \
-		tests/malis/inference tests/malis/segmentation tests/malis/pictures tests/cremi_eval tests/unet
+	$(LOWEST)/bin/python -m pytest --quiet \
+		$(filter-out tests/malis/test_packaging.py,$(wildcard tests/malis/test_*.py)) \
+		tests/malis/training tests/malis/inference tests/malis/segmentation \
+		tests/malis/compiled tests/malis/tensor_backend tests/cremi_eval tests/unet \
+		--ignore=tests/malis/segmentation/test_quality.py  # of the report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

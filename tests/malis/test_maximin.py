@@ -71,7 +71,7 @@ def test_merge_order_breaks_ties_by_position():
         elements=st.one_of(
             st.floats(0, 1, width=32),
             st.floats(allow_nan=False, width=32),
-            st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 17.0, -17.0]),
+            st.sampled_from([0.0, -0.0, 2.0**-149, -(2.0**-149), 17.0, -17.0]),
         ),
     ),
     st.randoms(use_true_random=False),
