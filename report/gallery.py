@@ -55,8 +55,8 @@ def find_models(data: str) -> dict[str, Path]:
         if path := next(filter(Path.is_file, own), None):
             found[method] = path
     card = MODELS / f"{data}.json"
-    if not found and card.is_file():
-        found[json.loads(card.read_text())["method"]] = card.with_suffix(".model")
+    if card.is_file():
+        found.setdefault(json.loads(card.read_text())["method"], card.with_suffix(".model"))
     return found
 
 
