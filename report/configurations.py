@@ -98,7 +98,7 @@ def grown(make: Callable[[Data], nn.Module]) -> Callable[[Data], nn.Module]:
 
 def cross_entropy(data: Data) -> nn.Module:
     """Make the loss of every affinity on its own."""
-    return malis.AffinityCrossEntropy(data.offsets)
+    return malis.AffinityCrossEntropy(data.offsets, from_logits=True)
 
 
 def constrained_malis(
@@ -107,7 +107,7 @@ def constrained_malis(
     """Make MALIS on windows, those of the data or others, or on whole patches."""
 
     def make(data: Data) -> nn.Module:
-        loss = malis.MalisLoss(data.offsets, **settings)
+        loss = malis.MalisLoss(data.offsets, from_logits=True, **settings)
         return loss if whole else malis.WindowLoss(loss, window or data.window)
 
     return make
@@ -197,7 +197,7 @@ DATA: dict[str, Data] = {
 METHODS: dict[str, Method] = {
     "cnn-2009": Method(
         "2009 network, maximin loss",
-        (Stage(lambda data: malis.MaximinLoss(data.offsets, n_pairs=1000)),),
+        (Stage(lambda data: malis.MaximinLoss(data.offsets, n_pairs=1000, from_logits=True)),),
         PlainCNN,
         3e-3,
     ),

@@ -21,6 +21,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from malis.training import CosineDecay, choose_device, train
 from malis.training.augmentation import Augmentation
 from malis.training.checkpoint import load_model, save_model
 from malis.training.dataset import LabelledVolume, PatchDataset, load_volume
+from malis.training.description import describe
+from malis.training.validation import validation_scores
 from report.configurations import (
     DATA,
     METHODS,
@@ -47,7 +50,7 @@ from report.configurations import (
     runs,
 )
 from report.record import RESULTS, ROOT, add_rows, environment, read_table
-from report.scores import VIEWS, score_network, validator
+from report.scores import VIEWS, score_network
 
 WORK = ROOT / "results" / "experiments"
 MODELS = ROOT / "data" / "models"
@@ -123,7 +126,7 @@ def run(
         "boundary": recipe.margin(source),
         "neighbours": source.neighbours,
         "losses": [
-            {"share": stage.share, **_describe(stage.loss(source))} for stage in recipe.stages
+            {"share": stage.share, **describe(stage.loss(source))} for stage in recipe.stages
         ],
         "threads": torch.get_num_threads(),
         **{key: here[key] for key in ("cores", "system")},
@@ -229,23 +232,18 @@ def train_stages(
             seed=seed + 1000 * number,
             checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}.pt"),
             checkpoint_every=250,
-            validate=validator(source, volume.sections(glance)),
+            validate=partial(
+                validation_scores,
+                volumes=[volume.sections(glance)],
+                offsets=source.offsets,
+                ignore=source.ignore,
+            ),
             validate_every=max(steps // VALIDATIONS, 1),
         )
         for kept, new in ((training, history.training), (validation, history.validation)):
             kept.append(pd.DataFrame(new).assign(step=np.add(new["step"], done)))
         done += share
     return pd.concat(training), pd.concat(validation)
-
-
-def _describe(loss: torch.nn.Module) -> dict[str, Any]:
-    """List the settings of a loss and of those that it is made of."""
-    kinds = bool | int | float | str | list | tuple
-    settings = {key: one for key, one in vars(loss).items() if isinstance(one, kinds)}
-    settings = {key: one for key, one in settings.items() if key != "training" and key[0] != "_"}
-    lists = (part if isinstance(part, torch.nn.ModuleList) else [part] for part in loss.children())
-    parts = [_describe(part) for some in lists for part in some]
-    return {"name": type(loss).__name__, **settings, **({"losses": parts} if parts else {})}
 
 
 def ship(model: Path) -> Path:
@@ -265,7 +263,8 @@ def _summary(scores: list[dict[str, Any]], linkage: str) -> dict[str, Any]:
     found = {}
     for reading, rows in pd.DataFrame(scores).groupby("reading"):
         choice, test = rows[rows["part"] == "validation"].iloc[0], rows[rows["part"] == "test"]
-        one = {"threshold": choice["threshold"], "validation_cremi": choice["cremi_score"]}
+        one = choice[["threshold", "inside"]].dropna().to_dict()
+        one["validation_cremi"] = choice["cremi_score"]
         means = test.filter(regex="^(voi|rand|adapted|cremi)").mean()
         found[reading] = {**one, **({"mean": means.to_dict()} if len(test) else {})}
         if reading.removeprefix(VIEWS) == linkage:

@@ -71,7 +71,8 @@ def segment(model: Model, source: Data, part: LabelledVolume) -> tuple[np.ndarra
         name for name in (source.linkage, *LINKAGES) if scores[name]["threshold"] == threshold
     )
     samples = make_samples(model.network, source, part)
-    cuts = [one.cut(threshold) for one in samples.agglomerated(**LINKAGES[linkage])]
+    settings = {"inside": scores[linkage].get("inside"), **LINKAGES[linkage]}
+    cuts = [one.cut(threshold) for one in samples.agglomerated(**settings)]
     means = [one.mean(axis=0) for one in samples.affinities]
     return tuple(np.stack(one).reshape(part.raw.shape) for one in (cuts, means))
 

@@ -32,8 +32,9 @@ TABLES = {
         *("seconds_data", "seconds_network", "seconds_loss", "settings"),
     ],
     "scores.csv.gz": [
-        *("run", "reading", "part", "section", "threshold", "open_ended", "voi_split", "voi_merge"),
-        *("adapted_rand_error", "rand_precision", "rand_recall", "cremi_score"),
+        *("run", "reading", "part", "section", "threshold", "inside", "open_ended"),
+        *("voi_split", "voi_merge", "adapted_rand_error"),
+        *("rand_precision", "rand_recall", "cremi_score"),
     ],
     "curves.csv.gz": [
         *("run", "curve", "reading", "step", "threshold"),
@@ -41,7 +42,7 @@ TABLES = {
     ],
 }
 DECIMALS = {  # thresholds of scores are kept as they are
-    "scores.csv.gz": dict.fromkeys(TABLES["scores.csv.gz"][6:], 6),
+    "scores.csv.gz": dict.fromkeys(TABLES["scores.csv.gz"][7:], 6),
     "curves.csv.gz": dict.fromkeys(TABLES["curves.csv.gz"][4:], 4),
 }
 

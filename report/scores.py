@@ -16,6 +16,7 @@ from malis.labels import relabel_components
 from malis.segmentation import (
     Hierarchy,
     best_threshold,
+    choose_cut,
     connected_components,
     hierarchies_of,
     parts_of,
@@ -55,17 +56,24 @@ class Samples(NamedTuple):
     source: Data
     resolution: tuple[float, ...]  # of a voxel, in nm
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the recipe of the segmentation asks; a 2D network's sections lie apart."""
+        apart = self.source.network_ndim < len(self.source.patch) or None
+        return {"sampling": self.resolution, "per_section": apart}
+
     def agglomerated(self, **linkage: Any) -> list[Hierarchy]:
         """Build the hierarchies of all samples."""
-        settings = {"sampling": self.resolution, **linkage}
+        settings = {**self.settings, **linkage}
         return hierarchies_of(self.affinities, self.source.offsets, **settings)
 
-    def best_cut(self, hierarchies: list[Hierarchy]) -> tuple[float, ThresholdCurve]:
-        """Find the threshold whose cuts have the best CREMI score."""
-        ignore = self.source.ignore
-        return best_threshold(
-            hierarchies, self.truths, smoothing=SMOOTHING, ignore_groundtruth=ignore
-        )
+    def simply(self, name: str, threshold: float) -> list[np.ndarray]:
+        """Segment all samples by one of `SIMPLE`."""
+        sections = self.settings["per_section"] and name == "threshold_watershed"
+        apart = {"per_section": True} if sections else {}
+        return [
+            SIMPLE[name](one, self.source.offsets, threshold, **apart) for one in self.affinities
+        ]
 
     def scores(self, segments: Sequence[np.ndarray]) -> list[Scores | None]:
         """Score segmentations, one a sample; None where nothing is to be scored."""
@@ -132,32 +140,36 @@ def score_network(
 def _agglomerated(
     name: str, choice: Samples, report: Samples | None
 ) -> tuple[list[Row], list[Row]]:
-    threshold, curve = choice.best_cut(choice.agglomerated(**LINKAGES[name]))
+    source = choice.source
+    rules = {"smoothing": SMOOTHING, "ignore_groundtruth": source.ignore}
+    inside, threshold, curve = choose_cut(
+        choice.affinities,
+        choice.truths,
+        source.offsets,
+        **choice.settings,
+        **rules,
+        **LINKAGES[name],
+    )
     validated = float(curve.cremi[curve.best(smoothing=SMOOTHING)])
-    row = {"threshold": threshold, "open_ended": False}
+    row = {"threshold": threshold, "inside": inside, "open_ended": False}
     scores = [{**row, "part": "validation", "cremi_score": validated}]
     curves = list(_thinned("validation cuts", curve))
     if report is not None:
-        hierarchies = report.agglomerated(**LINKAGES[name])
+        hierarchies = report.agglomerated(inside=inside, **LINKAGES[name])
         scores += _tested(row, report.scores([one.cut(threshold) for one in hierarchies]))
-        curves += _thinned("test cuts", report.best_cut(hierarchies)[1])
+        curves += _thinned("test cuts", best_threshold(hierarchies, report.truths, **rules)[1])
     return scores, curves
 
 
 def _thresholded(name: str, choice: Samples, report: Samples | None) -> tuple[list[Row], list[Row]]:
-    def segmented(samples: Samples, threshold: float) -> list[np.ndarray]:
-        offsets = samples.source.offsets
-        return [SIMPLE[name](one, offsets, threshold) for one in samples.affinities]
-
-    errors = [
-        mean_of_sections(choice.scores(segmented(choice, one))).cremi_score for one in THRESHOLDS
-    ]
+    segmented = (choice.simply(name, threshold) for threshold in THRESHOLDS)
+    errors = [mean_of_sections(choice.scores(one)).cremi_score for one in segmented]
     best = int(np.argmin(errors))
     threshold = float(THRESHOLDS[best])
     row = {"threshold": threshold, "open_ended": best == len(THRESHOLDS) - 1}
     scores = [{**row, "part": "validation", "cremi_score": errors[best]}]
     if report is not None:
-        scores += _tested(row, report.scores(segmented(report, threshold)))
+        scores += _tested(row, report.scores(report.simply(name, threshold)))
     points = zip(THRESHOLDS.tolist(), errors, strict=True)
     curve = {"curve": "validation cuts"}
     return scores, [{**curve, "threshold": one, "cremi_score": error} for one, error in points]
@@ -178,17 +190,3 @@ def _thinned(name: str, curve: ThresholdCurve) -> Iterator[Row]:
         point = {"threshold": curve.thresholds[row], "cremi_score": curve.cremi[row]}
         point |= {"voi_split": curve.voi_split[row], "voi_merge": curve.voi_merge[row]}
         yield {"curve": name, **{key: float(value) for key, value in point.items()}}
-
-
-def validator(source: Data, validation: LabelledVolume) -> Callable[[nn.Module], dict[str, float]]:
-    """Make a function for `malis.training.train` that scores the best cut on validation sections.
-
-    It takes the network, and returns ``{"cremi_score": ...}``.
-    """
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        samples = make_samples(network, source, validation)
-        curve = samples.best_cut(samples.agglomerated(linkage="mean"))[1]
-        return {"cremi_score": float(curve.cremi[curve.best(smoothing=SMOOTHING)])}
-
-    return validate

@@ -154,7 +154,8 @@ def test_a_run_trains_scores_and_keeps_its_model(small_world):
         own = [one for one in scores if one["reading"] == reading]
         assert [one["part"] for one in own] == ["validation", "test", "test"]
         assert [one.get("section") for one in own] == [None, 4, 5]
-        assert len({one["threshold"] for one in own}) == 1
+        assert len({(one["threshold"], one.get("inside")) for one in own}) == 1
+        assert ("inside" in own[0]) == any(name in reading for name in LINKAGES)
         assert all(one["cremi_score"] > 0 for one in own)
     curves = {one["curve"] for one in rows["curves.csv.gz"]}
     assert curves == {"training", "validation", "validation cuts", "test cuts"}
@@ -211,8 +212,8 @@ def test_stages_follow_each_other_along_one_decay(small_world):
         steps = [one["step"] for one in rows["curves.csv.gz"] if one["curve"] == curve]
         assert steps == [1, 2, 3]
     first, second = rows["runs.csv"][0]["settings"]["losses"]
-    assert (first["name"], second["name"]) == ("AffinityCrossEntropy", "WindowLoss")
-    assert second["losses"][0]["constrained"]
+    assert (first["class"], second["class"]) == ("AffinityCrossEntropy", "WindowLoss")
+    assert second["loss"]["constrained"] and second["loss"]["from_logits"]
     rates = [
         rate
         for number in range(2)
@@ -291,7 +292,7 @@ def test_a_slab_network_of_snemi3d_sees_five_sections_and_predicts_three_affinit
         for stage in configurations.METHODS[method].stages:
             logits = torch.zeros(1, 3, *source.patch, requires_grad=True)
             labels = torch.ones(1, *source.patch, dtype=torch.int64)
-            stage.loss(source)(logits.sigmoid(), labels).backward()
+            stage.loss(source)(logits, labels).backward()
             assert logits.grad.abs().sum() > 0
     assert configurations.runs(["snemi3d"], list(configurations.METHODS), [0, 1, 2]) == [
         ("snemi3d", method, seed) for seed in (0, 1, 2) for method in source.methods
