@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from malis._checks import check_labels, check_mask
-from malis.edge_loss import AffinityLoss
+from malis.edge_loss import AffinityLoss, given_masks
 from malis.labels import grow_boundary, relabel_batch
 
 
@@ -99,14 +99,8 @@ class SumLoss(AffinityLoss):
         self._last_terms = {n: v.detach() for n, v in zip(names, values, strict=True)}
         return dict(zip(names, values, strict=True))
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
-        terms = self.terms(affinities, labels, edge_mask, labelled_mask).values()
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        terms = self.terms(affinities, labels, **masks).values()
         weighted = [weight * term for weight, term in zip(self.weights, terms, strict=True)]
         return torch.stack(weighted).sum()
 
@@ -164,23 +158,17 @@ class WindowLoss(_LossAround):
         if np.min(self.size) < 1:
             raise ValueError(f"size must be at least 1, got {size}")
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
-        edge_mask = check_mask(edge_mask, affinities.shape, "edge_mask")
-        labelled_mask = check_mask(labelled_mask, labels.shape, "labelled_mask")
         pieces, inside = cut_windows(affinities, labels, self.size, self.backend)
-        window = tuple(inside.shape[1:])
-        if edge_mask is not None:
-            edge_mask = _windows(edge_mask, window)
-        if labelled_mask is not None:
-            labelled_mask = _windows(labelled_mask[:, None], window).squeeze(1)
-        return self.loss(pieces, inside, **given_masks(edge_mask, labelled_mask))
+        window, cut = tuple(inside.shape[1:]), {}
+        if "edge_mask" in masks:
+            mask = check_mask(masks["edge_mask"], affinities.shape, "edge_mask")
+            cut["edge_mask"] = _windows(mask, window)
+        if "labelled_mask" in masks:
+            mask = check_mask(masks["labelled_mask"], labels.shape, "labelled_mask")
+            cut["labelled_mask"] = _windows(mask[:, None], window).squeeze(1)
+        return self.loss(pieces, inside, **cut)
 
 
 class GrowBoundaryLoss(_LossAround):
@@ -219,19 +207,13 @@ class GrowBoundaryLoss(_LossAround):
         axes = 1 if isinstance(self.steps, int) else len(self.steps)
         grow_boundary(np.zeros((1,) * axes, int), self.steps)  # or complain now
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
         check_labels(labels, (len(affinities), *affinities.shape[2:]))
         along = (self.steps,) * (labels.ndim - 1) if isinstance(self.steps, int) else self.steps
         grown = grow_boundary(labels, (0, *along))
         if not isinstance(self.loss, WindowLoss):  # which does that itself, window by window
             grown = relabel_batch(grown, self.backend)
-        return self.loss(affinities, grown, **given_masks(edge_mask, labelled_mask))
+        return self.loss(affinities, grown, **masks)
 
 
 def cut_windows(
@@ -268,12 +250,6 @@ def cut_windows(
         raise ValueError(f"windows of {window} voxels do not tile a patch of {shape}")
     pieces = _windows(labels[:, None], window).squeeze(1)
     return _windows(affinities, window), relabel_batch(pieces, backend)
-
-
-def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:
-    """Return those masks that there are as keywords, for a loss that may take none."""
-    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
-    return {name: mask for name, mask in masks.items() if mask is not None}
 
 
 def _windows(batch: Tensor, window: tuple[int, ...]) -> Tensor:

@@ -134,16 +134,17 @@ class AffinityLoss(nn.Module):
             If affinities are not floating-point numbers, labels are not integers, or there is a
             mask and the loss, or one inside it, takes none.
         """
-        return self._evaluate(affinities, labels, edge_mask, labelled_mask)
+        return self._evaluate(affinities, labels, given_masks(edge_mask, labelled_mask))
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        """Compute the loss; of the masks, those that there are."""
         raise NotImplementedError
+
+
+def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:
+    """Return those masks that there are as keywords, for a loss that may take none."""
+    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
+    return {name: mask for name, mask in masks.items() if mask is not None}
 
 
 class AffinityCrossEntropy(AffinityLoss):
@@ -168,15 +169,9 @@ class AffinityCrossEntropy(AffinityLoss):
         self.offsets = check_offsets(offsets)
         self.from_logits = from_logits
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
-        arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
-        checked = check_prediction(*arguments, batched=True, from_logits=self.from_logits)
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        options = {"batched": True, "from_logits": self.from_logits}
+        checked = check_prediction(affinities, labels, self.offsets, **masks, **options)
         target, known = self._targets(checked)
         with torch.autocast(affinities.device.type, enabled=False):
             values = at_least_float32(affinities, self.from_logits)

@@ -205,30 +205,20 @@ class MalisLoss(AffinityLoss):
         self.from_logits = from_logits
         self.backend = _check_choice("backend", backend, BACKENDS)
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
-        positive, negative = self._weights(affinities, labels, edge_mask, labelled_mask)
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        positive, negative = self._weights(affinities, labels, masks)
         within = clear_outside(affinities, self.offsets)
-        same, different = edge_losses(within, self.edge_loss, self.margin, self.from_logits)
-        losses = positive * same + negative * different
+        charges = edge_losses(within, self.edge_loss, self.margin, self.from_logits)
+        losses = positive * charges[0] + negative * charges[1]
         return _reduce(losses.flatten(1).sum(1), self.reduction)
 
     @uncompiled
     def _weights(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
+        self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Check what came, count its pairs, and weigh the edges."""
-        arguments = affinities, labels, self.offsets, edge_mask, labelled_mask
-        checked = check_prediction(*arguments, batched=True, from_logits=self.from_logits)
+        options = {"batched": True, "from_logits": self.from_logits}
+        checked = check_prediction(affinities, labels, self.offsets, **masks, **options)
         counts = count_pairs(checked, self.offsets, self.constrained, self.backend)
         return _weigh(counts, checked, self.normalise, self.positive_weight, affinities.dtype)
 
@@ -305,16 +295,9 @@ class MaximinLoss(AffinityLoss):
         self.from_logits = from_logits
         self.backend = _check_choice("backend", backend, BACKENDS)
 
-    def _evaluate(
-        self,
-        affinities: Tensor,
-        labels: Tensor,
-        edge_mask: Tensor | None,
-        labelled_mask: Tensor | None,
-    ) -> Tensor:
-        for name, mask in (("edge_mask", edge_mask), ("labelled_mask", labelled_mask)):
-            if mask is not None:
-                raise TypeError(f"MaximinLoss takes no {name}")
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        if masks:
+            raise TypeError(f"MaximinLoss takes no {' and no '.join(masks)}")
         edges, same = self._sample(affinities, labels)
         joined = edges[:, 0] >= 0
         values = affinities[tuple(edges[joined].T)]
@@ -327,9 +310,8 @@ class MaximinLoss(AffinityLoss):
     @uncompiled
     def _sample(self, affinities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw pairs; return sample, channel and voxel of their maximin edges, and their kind."""
-        checked = check_prediction(
-            affinities, labels, self.offsets, batched=True, from_logits=self.from_logits
-        )
+        options = {"batched": True, "from_logits": self.from_logits}
+        checked = check_prediction(affinities, labels, self.offsets, **options)
         backend = choose_backend(self.backend, checked.values, self.offsets)
         if backend == "parallel":
             from malis.tensor_backend import as_tensors, parallel_maximin_edges, sample_batch

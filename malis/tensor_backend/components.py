@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from malis._checks import comparable
+from malis._checks import comparable, like
 from malis.affinity import nearest_offsets
 from malis.tensor_backend.boruvka import Grid, grid_forest
+from malis.tensor_backend.tensors import as_tensor
 
 
 def parallel_components(labels: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def parallel_components(labels: Tensor) -> Tensor:
     ValueError
         For 2^29 voxels or 2^31 edges in a batch, or more.
     """
-    labels = comparable(labels)
+    given, labels = labels, comparable(as_tensor(labels))
     ndim = labels.ndim - 1
     offsets = np.pad(nearest_offsets(ndim), ((0, 0), (1, 0)))
     grid = Grid(torch.zeros((ndim, *labels.shape), device=labels.device), offsets)
@@ -43,4 +44,5 @@ def parallel_components(labels: Tensor) -> Tensor:
     first = first.scatter_reduce_(0, component, voxels, "amin").index_select(0, component)
     background = (labels == 0).flatten()
     number = (first == voxels).logical_and_(~background).cumsum(0)
-    return number.index_select(0, first).masked_fill_(background, 0).view(labels.shape)
+    number = number.index_select(0, first).masked_fill_(background, 0)
+    return like(number.view(labels.shape), given)

@@ -105,6 +105,65 @@ def test_no_loss_copies_data_to_the_host(name, masked, from_logits):
     assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [("entropy", 2), ("malis", 67), ("maximin", 28), ("windows", 61), ("margin", 72)],
+)
+def test_how_often_the_host_waits(name, waits):
+    logits, labels, _ = case()
+    leaf = logits.requires_grad_()
+    with Waits() as found:
+        losses(True, "parallel")[name](leaf, labels).backward()
+    assert found.counts.total() == waits, found.counts
+
+
+class OnMPS(torch.Tensor):
+    """A tensor that says it is on a device without float64, and is moved to the host by `cpu`."""
+
+    device = property(lambda self: torch.device("mps"))
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name == "cpu" or (name == "to" and torch.device("cpu") in args[1:]):
+            return args[0].as_subclass(torch.Tensor).clone()
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        wide = torch.float64, torch.complex128
+        assert not (isinstance(result, cls) and result.dtype in wide), function
+        return result
+
+
+class ToMPS(torch.overrides.TorchFunctionMode):
+    """Lets tensors be moved to the device of `OnMPS`, and made as if there."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        def elsewhere(argument):
+            return isinstance(argument, torch.device) and argument.type == "mps"
+
+        kwargs = {name: value for name, value in (kwargs or {}).items() if not elsewhere(value)}
+        here = [argument for argument in args if not elsewhere(argument)]
+        moved = len(here) < len(args)
+        result = here[0] if moved and len(here) == 1 else function(*here, **kwargs)
+        return result.as_subclass(OnMPS) if moved else result
+
+
+@pytest.mark.parametrize("backend", ["auto", "parallel"])
+@pytest.mark.parametrize("name", NAMES)
+def test_on_mps_pairs_are_counted_on_the_host(name, backend):
+    """Nobody here has such a device: these tensors refuse what it refuses."""
+    logits, labels, _ = case()
+    results = []
+    for kind in (torch.Tensor, OnMPS):
+        leaf = logits.clone().as_subclass(kind).requires_grad_()
+        torch.manual_seed(0)
+        with ToMPS():
+            value = losses(True, backend)[name](leaf, labels.as_subclass(kind))
+        assert type(value) is kind
+        (gradient,) = torch.autograd.grad(value, leaf)
+        results.append([x.detach().as_subclass(torch.Tensor) for x in (value, gradient)])
+    assert all(map(torch.equal, *results))
+
+
 def test_the_tensors_refuse():
     tensor = torch.ones(2).as_subclass(OnDevice)
     for copy in (tensor.cpu, tensor.numpy, tensor.tolist, (tensor + 1).numpy):
