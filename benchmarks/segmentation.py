@@ -3,13 +3,13 @@
     python -m benchmarks.segmentation --waterz-python waterz/bin/python
     python -m benchmarks.segmentation --quick             small sizes, writes nothing
 
-Voronoi cells with derived affinities (`benchmarks.derived_affinities`). Sections: fragments, and the
-whole hierarchy by mean linkage. Blocks: region graph and whole hierarchy of given fragments, by
+Voronoi cells with derived affinities (`benchmarks.derived_affinities`). Sections: fragments, and
+the whole hierarchy by mean linkage. Blocks: region graph and whole hierarchy of given fragments, by
 every linkage, and by the mean with a cut, which is what waterz gives: it gets the same affinities
-and fragments and works for one threshold. Every
-measurement has a process of its own on one thread, ours and waterz' by turns; times are the least
-of several; memory is the peak of the process, affinities and fragments included, less the
-interpreter and its modules. waterz' compilation is not counted.
+and fragments and works for one threshold. Every measurement has a process of its own on one thread,
+ours and waterz' by turns; times are the least of several; memory is the peak of the process,
+affinities and fragments included, less the interpreter and its modules. waterz' compilation is not
+counted.
 """
 
 import argparse
