@@ -14,6 +14,8 @@ from malis.inference.tiles import predict
 from malis.inference.views import predict_views
 from unet.network import FullyConvolutional
 
+AHEAD = 4  # sections that are seen from all sides together, as each needs the one before it
+
 
 class PredictedSections:
     """What a 2D network predicts of a volume, to be read with ``[:, z]``.
@@ -51,24 +53,30 @@ class PredictedSections:
         self.net, self.volume, self.offsets, self.settings = net, volume, offsets, settings
         self.shape = (net.out_channels, *volume.shape[-3:])
         self.dtype = np.dtype(np.float32)
+        # A view gives edges back to the volume only if it has the sections at both of their ends.
+        self._before = int(offsets is not None and len(offsets[0]) == 3)
+        self._ahead = AHEAD if self._before else 1
+        self._start, self._held = 0, np.zeros((0, 0))
         self._bar = tqdm(total=self.shape[1], desc="predict", unit="section", disable=not progress)
         self._read: set[int] = set()
 
-    def __getitem__(self, index: tuple[slice, int]) -> np.ndarray:
+    def __getitem__(self, index: tuple[Any, int]) -> np.ndarray:
         """Predict a section, (C, y, x) float32."""
         channels, z = index
-        # A view gives edges back to the volume only if it has the sections at both of their ends.
-        across = self.offsets is not None and len(self.offsets[0]) == 3
-        first = max(z - 1, 0) if across else z
-        stacked = (slice(None),) * (self.net.in_channels > 1)
-        raw = self.volume[(*stacked, slice(first, z + 1), slice(None), slice(None))]
-        if self.offsets is None:
-            affinities = predict(self.net, raw, progress=False, **self.settings)
-        else:
-            affinities = predict_views(self.net, raw, self.offsets, progress=False, **self.settings)
+        if not self._start <= z < self._start + self._held.shape[1]:
+            self._start, self._held = z, self._predict(z, min(z + self._ahead, self.shape[1]))
         if z not in self._read:
             self._read.add(z)
             self._bar.update()
             if len(self._read) == self.shape[1]:
                 self._bar.close()
-        return affinities[channels, -1]
+        return self._held[channels, z - self._start]
+
+    def _predict(self, start: int, stop: int) -> np.ndarray:
+        first = max(start - self._before, 0)
+        stacked = (slice(None),) * (self.net.in_channels > 1)
+        raw = self.volume[(*stacked, slice(first, stop), slice(None), slice(None))]
+        if self.offsets is None:
+            return predict(self.net, raw, progress=False, **self.settings)
+        affinities = predict_views(self.net, raw, self.offsets, progress=False, **self.settings)
+        return affinities[:, start - first :]

@@ -7,8 +7,8 @@ The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at
     watershed             a seeded watershed from the maximum spanning forest
     oversegmentation      fragments: average, threshold, distance, seeds, watershed
     regions               the region graph with all affinities between two fragments
-    agglomeration         the order of merges, by mean, maximum
-    quantile              or a quantile of the affinities on a boundary
+    agglomeration         the order of merges, by the maximum
+    mean, quantile        or the mean or a quantile of the affinities on a boundary
     hierarchy             the merges; every segmentation is a cut
     recipe                affinities to a hierarchy, the same way for everybody
     by_section            its fragments and regions where sections are cut one by one

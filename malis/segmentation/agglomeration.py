@@ -19,6 +19,7 @@ from scipy import sparse
 from malis._checks import Array, Offsets, as_numpy
 from malis.segmentation.grid import as_affinities
 from malis.segmentation.hierarchy import Hierarchy
+from malis.segmentation.mean import merge_by_mean
 from malis.segmentation.numbering import compact
 from malis.segmentation.quantile import merge_by_quantile
 from malis.segmentation.regions import RegionGraph, RegionSums, graph_of_regions
@@ -129,30 +130,21 @@ def merge_regions(
     if linkage == "single":
         return _single(graph)
     if linkage == "mean":
-        return _mean(graph)
+        return merge_by_mean(graph)
     if isinstance(graph, RegionSums):
         raise ValueError("linkage 'quantile' needs all affinities of a boundary, not their sum")
     return merge_by_quantile(graph, quantile, initial_maximum)
 
 
-def _connected(graph: RegionGraph | RegionSums) -> np.ndarray:
-    """Return the edges and, after them, further ones that tie the graph's components together."""
+def _single(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
+    """Merge in the order of Kruskal's algorithm."""
     ones = np.ones(len(graph.edges), dtype=bool)
     table = sparse.coo_array((ones, tuple(graph.edges.T)), (graph.n_regions, graph.n_regions))
     _, component = sparse.csgraph.connected_components(table, directed=False)
     first = np.unique(component, return_index=True)[1]
-    return np.concatenate([graph.edges, np.stack([first[:-1], first[1:]], axis=1)])
-
-
-def _children(parents: np.ndarray, n_merges: int) -> np.ndarray:
-    """Return both children of the first merges of a binary tree."""
-    order = np.argsort(parents[:-1], kind="stable")
-    return order[: 2 * n_merges].reshape(-1, 2)
-
-
-def _single(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
-    """Merge in the order of Kruskal's algorithm."""
-    edges, n_edges = _connected(graph), len(graph.edges)
+    # Further edges, after all others, tie the components together: Higra wants one tree.
+    edges = np.concatenate([graph.edges, np.stack([first[:-1], first[1:]], axis=1)])
+    n_edges = len(graph.edges)
     by_score = np.argsort(-graph.maximum, kind="stable")
     tree = hg.bpt_canonical(
         (edges[:, 0], edges[:, 1], graph.n_regions),
@@ -161,23 +153,5 @@ def _single(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
         compute_mst=False,
     )
     used = tree.mst_edge_map[tree.mst_edge_map < n_edges]
-    return _children(tree.parents(), len(used)), graph.maximum[used]
-
-
-def _mean(graph: RegionGraph | RegionSums) -> tuple[np.ndarray, np.ndarray]:
-    """Merge by Higra's average linkage."""
-    edges, n_edges = _connected(graph), len(graph.edges)
-    n_ties = len(edges) - n_edges
-    pairs = hg.UndirectedGraph(graph.n_regions)
-    pairs.add_edges(edges[:, 0], edges[:, 1])
-    # Higra merges the smallest weight first. Ties between components weigh 1, more than any pair,
-    # and no average changes that, since nothing else joins the components.
-    tree, altitudes = hg.binary_partition_tree_average_linkage(
-        pairs,
-        np.concatenate([-graph.mean, np.ones(n_ties)]),
-        np.concatenate([graph.contact, np.ones(n_ties)]).astype(np.float64),
-    )
-    scores = -altitudes[graph.n_regions :]
-    n_merges = len(scores) - n_ties
-    scores = np.minimum.accumulate(scores[:n_merges].astype(np.float32))  # rounding may disorder
-    return _children(tree.parents(), n_merges), scores
+    children = np.argsort(tree.parents()[:-1], kind="stable")
+    return children[: 2 * len(used)].reshape(-1, 2), graph.maximum[used]

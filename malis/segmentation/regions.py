@@ -165,7 +165,8 @@ def graph_of_regions(
 def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> RegionGraph:
     """Sort boundary affinities by their pair of regions.
 
-    As a sparse matrix with an entry for each affinity, because SciPy sorts those by counting.
+    As a sparse matrix with an entry for each affinity, because SciPy sorts those by counting: by
+    column, then by row. The affinities of a pair keep their order.
 
     Parameters
     ----------
@@ -180,9 +181,7 @@ def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> 
     """
     table = sparse.coo_array((affinities, tuple(pairs)), (n_regions, n_regions))
     table.has_canonical_format = True  # entries of one pair must not be added up
-    rows = table.tocsr()
-    rows.has_sorted_indices = False
-    rows.sort_indices()
+    rows = table.tocsc().tocsr()
     first_of_pair = np.diff(rows.indices, prepend=-1) != 0
     first_of_pair[rows.indptr[:-1][np.diff(rows.indptr) > 0]] = True
     starts = np.flatnonzero(first_of_pair)

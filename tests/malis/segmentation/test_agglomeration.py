@@ -156,6 +156,62 @@ def test_merges_are_those_of_an_exhaustive_search(linkage, data):
     assert (np.diff(scores) <= 0).all()
 
 
+def planar_graph(seed, ties):
+    """Many regions in two parts, with one hub that touches a third of them."""
+    rng = np.random.default_rng(seed)
+    n = 144
+    rows = np.arange(n).reshape(12, 12)
+    pairs = np.concatenate([
+        np.stack([rows[:, 1:], rows[:, :-1]]).reshape(2, -1).T,
+        np.stack([rows[1:], rows[:-1]]).reshape(2, -1).T,
+        [(0, other) for other in range(2, n // 2) if other % 3],
+    ])  # fmt: skip
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+    pairs = pairs[(pairs[:, 0] < n // 2) == (pairs[:, 1] < n // 2)]
+    contact = rng.integers(1, 6, len(pairs))
+    values = rng.random(contact.sum()).astype(np.float32)
+    values = np.round(values, 1) if ties else values
+    starts = np.cumsum([0, *contact])
+    return RegionGraph(n, pairs, values, starts)
+
+
+class TestManyRegionsByTheMean:
+    @pytest.mark.parametrize("few", [0, 0.1, 2])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_rounds_and_a_queue_give_the_merges_of_an_exhaustive_search(
+        self, monkeypatch, few, seed
+    ):
+        monkeypatch.setattr("malis.segmentation.mean.FEW", few)
+        graph = planar_graph(seed, ties=False)
+        merges, scores = merge_regions(graph)
+        expected = greedy(graph, SCORES["mean"])
+        assert len(merges) == len(expected) == 142  # two components stay
+        assert as_sets(merges, 144) == [set(region) for region, _ in expected]
+        np.testing.assert_allclose(scores, [value for _, value in expected], rtol=1e-6)
+
+    @pytest.mark.parametrize("few", [0, 0.1, 2])
+    def test_with_ties_every_merge_is_one_of_the_best(self, monkeypatch, few):
+        monkeypatch.setattr("malis.segmentation.mean.FEW", few)
+        graph = planar_graph(0, ties=True)
+        merges, scores = merge_regions(graph)
+        assert (np.diff(scores) <= 0).all()
+        table = {}
+        for pair, total, contact in zip(
+            graph.edges.tolist(), graph.total, graph.contact, strict=True
+        ):
+            table[frozenset(pair)] = np.array([total, contact])
+        for made, (pair, score) in enumerate(zip(merges.tolist(), scores, strict=True), 144):
+            means = {key: total / contact for key, (total, contact) in table.items()}
+            assert means[frozenset(pair)] == pytest.approx(max(means.values()), abs=1e-6)
+            assert score == pytest.approx(means[frozenset(pair)], abs=1e-6)
+            del table[frozenset(pair)]
+            for key in [key for key in table if key & set(pair)]:
+                (third,) = key - set(pair)
+                new = frozenset([third, made])
+                table[new] = table.get(new, 0) + table.pop(key)
+        assert not table
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)),
