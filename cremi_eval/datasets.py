@@ -26,7 +26,7 @@ def volumes_in(
     dict of str to str
         For every path, shape and type, or that the link leads nowhere.
     """
-    volumes = {}
+    volumes, above = {}, (*above, group.id)
     for name in group:
         node = group.get(name)
         if node is None:
@@ -36,7 +36,7 @@ def volumes_in(
         elif isinstance(node, h5py.Dataset) and 3 <= node.ndim <= 5:
             volumes[prefix + name] = f"{tuple(node.shape)} {node.dtype}"
         elif isinstance(node, h5py.Group) and node.id not in above:
-            volumes |= volumes_in(node, f"{prefix}{name}/", (*above, group.id))
+            volumes |= volumes_in(node, f"{prefix}{name}/", above)
     return volumes
 
 
