@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from malis._checks import Offsets
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
-from unet.network import FullyConvolutional
 
 
 class PredictedSections:
