@@ -1,5 +1,6 @@
 """Walk through a volume in pieces that fit into memory."""
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ def read(data: Any, part: slice | tuple[slice, ...] = ()) -> np.ndarray:
     Raises
     ------
     OSError
-        If the file is damaged there; names file and dataset.
+        If it cannot be read, for instance because it is damaged; names file and dataset.
     """
     try:
         return np.asarray(data[part])
@@ -58,4 +59,6 @@ def read(data: Any, part: slice | tuple[slice, ...] = ()) -> np.ndarray:
         if not isinstance(data, h5py.Dataset):  # it knows its own name
             raise
         where = f"{data.file.filename}: dataset {data.name}"
+        if error.errno not in (None, errno.EIO):  # trouble of the system, the file may be whole
+            raise OSError(error.errno, f"{where} cannot be read ({error})") from error
         raise OSError(f"{where} cannot be read, the file is damaged ({error})") from error

@@ -140,8 +140,11 @@ def score_files(
                 found, true, theirs.read_neuron_ids(), all_stats=True
             )
             results["synaptic_partners"] = statistics._asdict()
-    if len(results) == 2:
-        raise ValueError("the files share neither neuron ids nor clefts nor synaptic partners")
+        if len(results) == 2:
+            raise ValueError(
+                "the files share neither neuron ids nor clefts nor synaptic partners; the first "
+                f"holds {ours.contents()}, the second {theirs.contents()}"
+            )
     return results
 
 

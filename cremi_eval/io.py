@@ -14,6 +14,7 @@ import numpy as np
 from ._hdf5 import PendingFile
 from ._slabs import read, slabs
 from .annotations import Annotations
+from .datasets import check_filters, use_filters, volumes_in
 from .grid import check_same_grid, crop_to
 from .volume import Volume
 
@@ -90,7 +91,7 @@ class CremiFile:
             self._pending = PendingFile(self.filename, overwrite)
         elif mode == "a":
             if not os.access(self.filename, os.W_OK):
-                raise PermissionError(f"{filename} must not be written to")
+                raise PermissionError(f"{filename} may not be written to: permission denied")
             with _open(self.filename):  # while it is open, nobody else writes to it
                 self._pending = PendingFile(self.filename, overwrite, copy=True)
         if self._pending:
@@ -182,17 +183,22 @@ class CremiFile:
         """Tell whether the file holds annotations (cremi_python's second name for it)."""
         return self.has_annotations()
 
+    def contents(self) -> str:
+        """List the volumes of the file, with shape and type, for a message."""
+        listed = [f"{name} {said}" for name, said in sorted(volumes_in(self.h5file).items())]
+        return ", ".join(listed) or "no volume at all"
+
     def read_raw(self) -> Volume:
         """Read the raw volume, uint8."""
         return self.read_volume(RAW)
 
     def read_neuron_ids(self) -> Volume:
-        """Read the neuron ids, uint64 (other tools also write int64)."""
-        return self.read_volume(NEURON_IDS)
+        """Read the neuron ids, uint64 (other tools also write other integers)."""
+        return self._read_ids(NEURON_IDS)
 
     def read_clefts(self) -> Volume:
         """Read the synaptic clefts, uint64 with 2^64-1 where there is none."""
-        return self.read_volume(CLEFTS)
+        return self._read_ids(CLEFTS)
 
     def read_neuron_ids_confidence(self) -> dict[int, list[int]]:
         """Read how certain the neuron ids are.
@@ -229,8 +235,11 @@ class CremiFile:
         ------
         MissingDatasetError
             If there is no such dataset, or it lacks its resolution.
+        ValueError
+            If it is compressed by a filter that is not installed.
         """
         dataset = self._dataset(ds_name)
+        check_filters(f"{self.filename}: dataset {ds_name}", dataset)
         if "resolution" not in dataset.attrs:
             raise MissingDatasetError(
                 f"{self.filename}: dataset {ds_name} lacks the attribute resolution"
@@ -373,12 +382,22 @@ class CremiFile:
             if len(partners):
                 group.create_dataset("presynaptic_site/partners", data=partners)
 
+    def _read_ids(self, name: str) -> Volume:
+        volume = self.read_volume(name)
+        if volume.data.dtype.kind not in "iu":
+            raise TypeError(
+                f"{self.filename}: dataset {name} must hold integers, got {volume.data.dtype}"
+            )
+        return volume
+
     def _dataset(self, name: str) -> h5py.Dataset:
         if not self.h5file:
             raise ValueError(f"{self.filename} is closed already")
         dataset = self.h5file.get(name)
         if not isinstance(dataset, h5py.Dataset):
-            raise MissingDatasetError(f"{self.filename} has no dataset {name}")
+            raise MissingDatasetError(
+                f"{self.filename} has no dataset {name}; it holds {self.contents()}"
+            )
         return dataset
 
 
@@ -414,13 +433,16 @@ def _open(path: Path) -> h5py.File:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a CREMI file")
+    use_filters()
     try:
         return h5py.File(path, "r")
     except PermissionError as error:
-        raise PermissionError(f"{path} must not be read") from error
+        raise PermissionError(f"{path} may not be read: permission denied") from error
     except OSError as error:
         if "truncated" in str(error):
             raise OSError(f"{path} is truncated: copy or download it again") from error
+        if "Resource temporarily unavailable" in str(error):
+            raise OSError(f"{path} is locked: another program is writing to it") from error
         if "signature not found" in str(error):
             raise OSError(f"{path} is not an HDF5 file") from error
         raise OSError(f"{path} cannot be opened as an HDF5 file: {error}") from error

@@ -210,7 +210,7 @@ def _transfer(url: str, part: Path) -> None:
 def _problem(path: Path, needed: list[str]) -> str | None:
     """Say why a file is not the sample, or None."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # it is locked already, by `_alone`
             missing = [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]
     except OSError as error:
         kind = "is a truncated HDF5 file" if "truncated" in str(error) else "is not an HDF5 file"

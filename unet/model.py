@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unet.geometry import Size, levels, unet_geometry
-from unet.network import FullyConvolutional
+from .geometry import Size, levels, unet_geometry
+from .network import FullyConvolutional
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _UPCONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -4,7 +4,7 @@ import warnings
 
 from torch import Tensor, nn
 
-from unet.geometry import Geometry, Size
+from .geometry import Geometry, Size
 
 
 class FullyConvolutional(nn.Module):

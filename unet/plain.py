@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from unet.geometry import Size, per_axis, plain_geometry
-from unet.network import FullyConvolutional
+from .geometry import Size, per_axis, plain_geometry
+from .network import FullyConvolutional
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from cremi_eval.atomic import Terminated, signals_raise
 from malis.cli import evaluate, predict, segment, train, view
 
+LOGGERS = ("malis", "cremi_eval")
 COMMANDS = (train, predict, segment, evaluate, view)
 EPILOG = """\
 a first run, from a network to a picture:
@@ -76,16 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def messages(level: int) -> Iterator[None]:
-    """Show on stderr what the library logs; other packages' messages are their own."""
-    logger, handler = logging.getLogger("malis"), logging.StreamHandler()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(level)
+    """Show on stderr what our packages log; other packages' messages are their own."""
+    handler = logging.StreamHandler()
+    before = {logging.getLogger(name): logging.getLogger(name).level for name in LOGGERS}
+    for logger in before:
+        logger.addHandler(handler)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        for logger, level_before in before.items():
+            logger.removeHandler(handler)
+            logger.setLevel(level_before)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """``python -m malis evaluate``."""
 
 import argparse
+import logging
 
 from cremi_eval import Volume
 from cremi_eval.command import (
@@ -10,13 +11,17 @@ from cremi_eval.command import (
     neuron_table,
     write_json,
 )
+from cremi_eval.grid import box_of, names_offset
 from malis.cli import files
+
+logger = logging.getLogger(__name__)
 
 HELP = """\
 score labels against the ground truth
 
-SEG and TRUTH are labels on one grid, in CREMI files or Zarr folders. Printed are the numbers of the
-CREMI challenge: variation of information in bits (split: objects cut apart; merge: objects joined),
+SEG and TRUTH are labels on one grid, in CREMI files or Zarr folders; a SEG that covers a part of
+TRUTH, by the offsets of both, is compared with that part. Printed are the numbers of the CREMI
+challenge: variation of information in bits (split: objects cut apart; merge: objects joined),
 adapted Rand error, and CREMI score, the root of VOI sum times Rand error. 0 is perfect everywhere.
 Voxels with the true id 2^64-1 are ignored. `python -m cremi_eval` also scores clefts and partners.
 
@@ -30,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("segmentation", metavar="SEG", help="labels to score")
     parser.add_argument("truth", metavar="TRUTH", help="labels that are right")
     add_score_arguments(parser)
+    files.add_resolution_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -38,10 +44,12 @@ def run(options: argparse.Namespace) -> None:
     segmentation, truth = (
         Volume(part, part.resolution, part.offset)
         for part in (
-            files.open_part(options.segmentation, "labels"),
-            files.open_part(options.truth, "labels"),
+            files.open_part(options.segmentation, "labels", options.resolution),
+            files.open_part(options.truth, "labels", options.resolution),
         )
     )
+    names = {"segmentation": segmentation.data.name, "truth": truth.data.name}
+    truth = _covered_part(truth, segmentation, names)
     try:
         scores = neuron_scores(
             segmentation,
@@ -51,8 +59,20 @@ def run(options: argparse.Namespace) -> None:
             ignore_groundtruth=options.ignore,
         )
     except ZeroDivisionError:
-        raise ValueError(f"every voxel of {truth.data.name} is ignored") from None
+        raise ValueError(f"every voxel of {names['truth']} is ignored") from None
     if options.json:
-        names = {"segmentation": segmentation.data.name, "truth": truth.data.name}
         write_json(options.json, names | scores)
     print(neuron_table(scores))
+
+
+def _covered_part(truth: Volume, segmentation: Volume, names: dict[str, str]) -> Volume:
+    """Return what a smaller segmentation covers of the truth; other shapes are refused later."""
+    shapes = segmentation.data.shape, truth.data.shape
+    if shapes[0] == shapes[1] or any(a > b for a, b in zip(*shapes, strict=True)):
+        return truth
+    box = box_of(segmentation, truth, (names["segmentation"], names["truth"]))
+    if not names_offset(segmentation):
+        logger.warning("%s names no offset: it is taken to lie at 0", names["segmentation"])
+    part = ", ".join(f"{side.start}:{side.stop}" for side in box)
+    logger.info("%s covers [%s] of %s", names["segmentation"], part, names["truth"])
+    return Volume(truth.data[box], truth.resolution, segmentation.offset)

@@ -4,6 +4,7 @@ tiles         `predict`: a volume through the network, without seams
 views         the mean over mirrored and transposed volumes
 neighbours    the sections beside a section, as further channels
 grey_values   what the microscope wrote → numbers for a network
+own_unet      the package `unet` that came with `malis`, whatever else goes by that name
 """
 
 from malis.inference.grey_values import normalise

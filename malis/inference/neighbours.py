@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import mirror
-from unet.network import FullyConvolutional
 
 
 def neighbours_of(net: FullyConvolutional) -> int:

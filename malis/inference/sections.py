@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from malis._checks import Offsets
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
-from unet.network import FullyConvolutional
 
 AHEAD = 4  # sections that are seen from all sides together, as each needs the one before it
 

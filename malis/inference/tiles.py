@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from malis.inference.grey_values import choose_range, normalise, sample_voxels
-from unet.geometry import Geometry, Size, per_axis
-from unet.network import FullyConvolutional
+from malis.inference.own_unet import FullyConvolutional, Geometry, Size, per_axis
 
 DEFAULT_TILE = {2: 768, 3: 160}
 

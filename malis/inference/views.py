@@ -22,8 +22,8 @@ from tqdm import tqdm
 from malis._checks import Offsets, check_offsets
 from malis.affinity import edge_slices
 from malis.inference.neighbours import SectionStack, stack_neighbours
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
-from unet.network import FullyConvolutional
 
 
 @dataclass(frozen=True)

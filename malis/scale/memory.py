@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from malis.inference.own_unet import FullyConvolutional, per_axis
 from malis.inference.tiles import DEFAULT_TILE, plan_tiles
 from malis.scale.packages import scale_package
 from malis.scale.stages import halo_of_network
-from unet.geometry import per_axis
-from unet.network import FullyConvolutional
 
 PACKAGES = 400 * 2**20  # the interpreter with torch, Higra, Zarr and Dask
 PER_CHANNEL = 12  # bytes a voxel: affinities as read, as a copy, and as decompressed chunks

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cremi_eval.atomic import atomic_write
 from malis.scale.blocks import Block, Box, cut_into_blocks
 from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.packages import scale_package
@@ -291,12 +292,8 @@ def finish_output(output: Output) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """Write a small file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path, durable=False) as temporary:
+        temporary.write_bytes(content)
 
 
 def _obstacle(target: Path, settings: dict[str, Any]) -> str | None:

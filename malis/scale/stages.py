@@ -15,6 +15,7 @@ import torch
 
 from malis.affinity import edge_slices
 from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
 from malis.scale.blocks import Block, Box, grow, size_of, within
 from malis.scale.output import Output, write_file
@@ -24,7 +25,6 @@ from malis.segmentation.numbering import compact
 from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, inside_of
 from malis.segmentation.regions import group_by_pair
 from malis.training.checkpoint import Model, load_model
-from unet.network import FullyConvolutional
 
 SAMPLE = 2**22  # voxels that the threshold of the fragments comes from
 

@@ -15,9 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cremi_eval.datasets import use_filters
 from malis.inference.grey_values import GreyRange, choose_range, sample_voxels, to_bytes
 from malis.scale.datasets import Found
-from malis.scale.hdf5_files import find_in_hdf5, hdf5_file, use_filters
+from malis.scale.hdf5_files import find_in_hdf5, hdf5_file
 from malis.scale.ome_zarr import create_ome_zarr, pyramid
 from malis.scale.placement import (
     Placement,

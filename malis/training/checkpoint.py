@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from cremi_eval.atomic import atomic_write
 from malis._checks import Offsets, check_offsets
+from malis.inference.own_unet import PlainCNN, UNet, load_weights
 from malis.training.description import architecture, unwrapped
-from unet import UNet, load_weights
-from unet.plain import PlainCNN
 
 CHECKPOINT, MODEL = "malis checkpoint 2", "malis model 1"
 EARLIER = ("malis checkpoint 1",)  # these cannot be continued any more

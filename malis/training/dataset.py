@@ -90,7 +90,8 @@ def load_volume(path: str | Path) -> LabelledVolume:
     KeyError
         If it has no raw data or no neuron ids.
     ValueError, TypeError
-        If the two are not on one grid, raw is not uint8, or an id is negative or no integer.
+        If the two are not on one grid, raw is not uint8, or an id is no integer or negative;
+        -1 is taken for 2^64-1, no object.
     """
     return labelled_volume(*read_raw_and_labels(path), path)
 
@@ -118,10 +119,11 @@ def labelled_volume(raw: Volume, labels: Volume, path: str | Path) -> LabelledVo
     ids = labels.load().data
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"{path}: neuron ids must be integers, got {ids.dtype}")
-    if np.issubdtype(ids.dtype, np.signedinteger) and ids.size and ids.min() < 0:
-        raise ValueError(f"{path}: neuron ids must not be negative, got {ids.min()}")
+    if np.issubdtype(ids.dtype, np.signedinteger) and ids.size and ids.min() < -1:
+        raise ValueError(f"{path}: neuron ids must be at least 0, or -1 for none, got {ids.min()}")
     resolution = tuple(float(r) for r in raw.resolution)
-    return LabelledVolume(raw.data, ids.astype(np.uint64), resolution, Path(path).name)
+    ids = ids.astype(np.uint64)  # -1 becomes 2^64-1, which is CREMI's id for the same thing
+    return LabelledVolume(raw.data, ids, resolution, Path(path).name)
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ def _check_volumes(volumes: Sequence[LabelledVolume]) -> tuple[float, ...]:
 def _has_two_objects(labels: np.ndarray) -> bool:
     first = None
     for section in labels:  # one after the other: a large volume usually answers at once
-        ids = section[section != 0]
+        ids = section[(section != 0) & (section != BACKGROUND)]
         if ids.size:
             first = ids[0] if first is None else first
             if (ids != first).any():

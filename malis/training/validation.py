@@ -6,12 +6,12 @@ import numpy as np
 
 from malis._checks import Offsets
 from malis.inference.neighbours import neighbours_of, stack_neighbours
+from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
 from malis.labels import relabel_components
 from malis.segmentation import choose_cut, parts_of
 from malis.segmentation.threshold import BACKGROUND
 from malis.training.dataset import LabelledVolume
-from unet.network import FullyConvolutional
 
 
 def validation_scores(

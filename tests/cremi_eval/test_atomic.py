@@ -180,13 +180,16 @@ class TestSignals:
         assert not errors
 
     def test_a_forked_worker_ends_as_ever(self):
+        ready, tell = os.pipe()
         with signals_raise():
             worker = os.fork()
             if not worker:
                 try:
+                    os.write(tell, b"!")
                     time.sleep(60)
                 finally:
                     os._exit(7)
+            os.read(ready, 1)
             os.kill(worker, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGTERM
 

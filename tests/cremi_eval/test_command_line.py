@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cremi_eval import Annotations, Volume
-from cremi_eval.__main__ import main, score_files
+from cremi_eval.__main__ import main
+from cremi_eval.command import score_files
 from cremi_eval.io import CremiFile
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,11 @@ def test_files_that_do_not_match_give_one_line(files, capsys, tmp_path):
     (tmp_path / "text.hdf").write_text("none")
     for arguments, message in [
         ([good, other], "shape (2, 8, 8), but the ground truth has shape (2, 4, 8)"),
-        ([good, clefts], "share neither neuron ids nor clefts"),
+        (
+            [good, clefts],
+            "share neither neuron ids nor clefts nor synaptic partners; the first "
+            "holds volumes/labels/neuron_ids (2, 8, 8) uint64, the second volumes/labels/clefts",
+        ),
         ([good, ignored], "no voxel to evaluate"),
         ([str(tmp_path / "cut.hdf"), good], "cut.hdf is truncated"),
         ([str(tmp_path / "text.hdf"), good], "text.hdf is not an HDF5 file"),

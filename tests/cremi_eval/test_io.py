@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -312,6 +313,80 @@ def test_a_damaged_chunk_is_named(tmp_path):
         pytest.raises(OSError, match=r"a\.hdf: dataset /volumes/raw cannot be read"),
     ):
         file.read_raw().load()
+
+
+def test_a_missing_filter_is_not_called_damage(tmp_path, monkeypatch):
+    path = tmp_path / "a.hdf"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("/volumes/raw", data=np.zeros((2, 3, 4), np.uint8), compression="lzf")
+        file["/volumes/raw"].attrs["resolution"] = (40.0, 4.0, 4.0)
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)
+    with (
+        CremiFile(path, "r") as file,
+        pytest.raises(ValueError, match=r"raw is compressed by the HDF5 filter 32000 \(lzf\)"),
+    ):
+        file.read_raw()
+
+
+def test_trouble_of_the_system_is_not_called_damage(tmp_path):
+    class Stale(h5py.Dataset):
+        def __getitem__(self, part):
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        file["raw"] = np.zeros((2, 3, 4), np.uint8)
+        with pytest.raises(OSError, match=r"dataset /raw cannot be read .*Stale") as caught:
+            Volume(Stale(file["raw"].id)).load()
+    assert caught.value.errno == errno.ESTALE and "damaged" not in str(caught.value)
+
+
+def test_a_file_that_is_being_written_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.hdf"
+    script = (
+        "import sys, h5py; file = h5py.File(sys.argv[1], 'w', locking=True)\n"
+        "print('open', flush=True); sys.stdin.readline()"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert writer.stdout.readline() == b"open\n"
+    with pytest.raises(OSError, match=r"a\.hdf is locked: another program is writing to it"):
+        CremiFile(path, "r")
+    writer.communicate(b"\n")
+
+
+def test_what_is_there_is_listed_links_followed(tmp_path):
+    with h5py.File(tmp_path / "other.hdf", "w") as file:
+        file["main"] = np.zeros((2, 3, 4), np.uint64)
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        file["volumes/raw"] = np.zeros((2, 3, 4), np.uint8)
+        file["table"] = np.zeros(5)
+        file["soft"] = h5py.SoftLink("/volumes/raw")
+        file["volumes/labels"] = h5py.ExternalLink("other.hdf", "/")
+        file["lost"] = h5py.ExternalLink("gone.hdf", "/main")
+        file["volumes/itself"] = file["volumes"]
+    with (
+        CremiFile(tmp_path / "a.hdf", "r") as file,
+        pytest.raises(MissingDatasetError) as caught,
+    ):
+        file.read_neuron_ids()
+    assert str(caught.value).endswith(
+        "a.hdf has no dataset /volumes/labels/neuron_ids; it holds "
+        "lost (a link to gone.hdf:/main, which is not there), soft (2, 3, 4) uint8, "
+        "volumes/labels/main (2, 3, 4) uint64, volumes/raw (2, 3, 4) uint8"
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, bool])
+def test_ids_are_integers(tmp_path, dtype):
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        for name in ("neuron_ids", "clefts"):
+            file[f"/volumes/labels/{name}"] = np.ones((2, 3, 4), dtype)
+            file[f"/volumes/labels/{name}"].attrs["resolution"] = (40.0, 4.0, 4.0)
+    with CremiFile(tmp_path / "a.hdf", "r") as file:
+        for read in (file.read_neuron_ids, file.read_clefts):
+            with pytest.raises(TypeError, match=r"a\.hdf: dataset /volumes/.* must hold integers"):
+                read()
 
 
 def test_a_volume_without_resolution_is_named(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from cremi_eval import Annotations, Volume
 from cremi_eval._slabs import slabs
-from cremi_eval.grid import check_same_grid, crop_to
+from cremi_eval.grid import box_of, check_same_grid, crop_to, names_offset
 
 
 def counting(shape=(2, 3, 4), **kwargs):
@@ -73,6 +73,37 @@ def test_grids_that_disagree_are_both_named():
         check_same_grid(a, counting((2, 3, 5), resolution=(40, 4, 4)), ("raw", "labels"))
     with pytest.raises(ValueError, match=r"\(40.0, 4.0, 4.0\) nm, but b has .*\(50.0, 4.0, 4.0\)"):
         check_same_grid(a, counting(resolution=(50, 4, 4)), ("a", "b"))
+
+
+def test_offsets_that_contradict_each_other_are_logged_once(caplog):
+    here, there = (counting(resolution=(40, 4, 4), offset=(80, 0, x)) for x in (0, 4000))
+    for _ in range(3):
+        check_same_grid(here, there, ("the one", "the other"))
+    assert caplog.messages == [
+        "the one lies at (80.0, 0.0, 0.0) nm, but the other at (80.0, 0.0, 4000.0) nm: they are "
+        "compared voxel by voxel all the same"
+    ]
+
+
+def test_a_missing_offset_is_no_contradiction(tmp_path, caplog):
+    truth = counting(resolution=(40, 4, 4), offset=(40, 0, 0))
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        data = file.create_dataset("v", data=truth.data)
+        found = Volume(data, (40, 4, 4))
+        check_same_grid(found, truth)
+        assert not names_offset(found) and not caplog.text
+        data.attrs["offset"] = (0.0, 0.0, 0.0)
+        check_same_grid(found, truth)
+        assert names_offset(found) and "first lies at (0.0, 0.0, 0.0) nm, but second" in caplog.text
+
+
+def test_the_voxels_that_a_part_covers():
+    whole = counting((4, 8, 8), resolution=(40, 4, 4), offset=(40, 0, 400))
+    part = counting((2, 3, 4), resolution=(40, 4, 4), offset=(120, 4, 416))
+    assert box_of(part, whole) == (slice(2, 4), slice(1, 4), slice(4, 8))
+    part.offset = (120, 4, 420)
+    with pytest.raises(ValueError, match=r"the volume .* does not cover the part"):
+        box_of(part, whole)
 
 
 def test_slabs_hold_whole_chunks(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import malis
-from cremi_eval import Volume
-from cremi_eval.__main__ import score_files
+from cremi_eval import Volume, grid
+from cremi_eval.command import score_files
 from cremi_eval.io import CremiFile
 from malis.cli import main, one_line
 from malis.cli.files import open_part
@@ -338,6 +338,58 @@ class TestEvaluate:
         main(["evaluate", "sample.hdf::volumes/labels/other", *pair[1:], "--json", "s.json"])
         scores = json.loads(Path("s.json").read_text())["whole_volume"]
         assert scores["voi_split"] == 0 and scores["voi_merge"] > 1
+
+    def stored(self, path, labels, offset=None):
+        with h5py.File(path, "w") as file:
+            file["volumes/labels/neuron_ids"] = labels
+            attributes = {"resolution": RESOLUTION} | ({} if offset is None else {"offset": offset})
+            file["volumes/labels/neuron_ids"].attrs.update(attributes)
+
+    def test_a_segmentation_of_a_part(self, pair, capsys):
+        labels = cells()[1]
+        box, place = np.s_[1:3, 8:40, 4:30], np.add(OFFSET, np.multiply((1, 8, 4), RESOLUTION))
+        self.stored("truth.hdf", labels[box], place)
+        found = np.where(labels == 2, 1, labels)
+        self.stored("found.hdf", found[box], place)
+        assert main(["evaluate", "found.hdf", "truth.hdf", "--json", "alone.json"]) == 0
+        capsys.readouterr()
+        command = ["evaluate", "found.hdf", "sample.hdf", "--per-section", "--json", "part.json"]
+        assert main(command) == 0
+        said = capsys.readouterr().err
+        assert said == (
+            "found.hdf/volumes/labels/neuron_ids covers [1:3, 8:40, 4:30] of "
+            "sample.hdf/volumes/labels/neuron_ids\n"
+        )
+        alone, part = (json.loads(Path(f"{name}.json").read_text()) for name in ("alone", "part"))
+        assert part["whole_volume"] == alone["whole_volume"]
+        assert part["whole_volume"]["voi_merge"] > 0 and len(part["sections"]) == 2
+
+    def test_a_part_without_offset_lies_at_zero(self, pair, capsys):
+        labels = cells()[1]
+        self.stored("whole.hdf", labels)
+        self.stored("part.hdf", labels[:2])
+        assert main(["evaluate", "part.hdf", "whole.hdf", "--json", "s.json"]) == 0
+        assert "names no offset: it is taken to lie at 0" in capsys.readouterr().err
+        assert json.loads(Path("s.json").read_text())["whole_volume"]["voi_sum"] == 0
+        assert main(["evaluate", "part.hdf", "sample.hdf"]) == 1  # whose offset is another
+        assert "does not cover part.hdf/volumes/labels/neuron_ids" in capsys.readouterr().err
+
+    def test_offsets_that_contradict_each_other(self, pair, capsys):
+        labels = cells()[1]
+        self.stored("there.hdf", labels, (80.0, 0.0, 4000.0))
+        self.stored("nowhere.hdf", labels)
+        for name, words in (("there.hdf", "(80.0, 0.0, 4000.0) nm, but the"), ("nowhere.hdf", "")):
+            grid._warn_once.cache_clear()
+            assert main(["evaluate", name, "sample.hdf", "--per-section"]) == 0
+            errors = capsys.readouterr().err
+            assert words in errors and errors.count("\n") <= 1 and bool(errors) == bool(words)
+
+    def test_a_resolution_that_no_file_names(self, folder):
+        for name in ("a.hdf", "b.hdf"):
+            with h5py.File(name, "w") as file:
+                file["labels"] = cells()[1]
+        assert main(["evaluate", "a.hdf", "b.hdf"]) == 1
+        assert main(["evaluate", "a.hdf", "b.hdf", "--resolution", "40", "4", "4"]) == 0
 
 
 class TestOtherGreyValues:

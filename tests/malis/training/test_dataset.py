@@ -58,6 +58,21 @@ class TestLoading:
         path = write_cremi(tmp_path / "a.hdf", np.zeros((2, 2, 2), np.uint8), labels)
         np.testing.assert_array_equal(load_volume(path).labels, labels.astype(np.uint64))
 
+    @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+    def test_minus_one_is_no_object(self, tmp_path, dtype):
+        labels = np.repeat(np.array([1, 1, -1, -1, 2, 2], dtype), 10)
+        labels = np.ascontiguousarray(np.broadcast_to(labels, (2, 20, 60)))
+        raw = np.zeros(labels.shape, np.uint8)
+        volume = load_volume(write_cremi(tmp_path / "a.hdf", raw, labels))
+        assert volume.labels.max() == 2**64 - 1  # CREMI's id for it
+        _, patch = PatchDataset(volume, (20, 60))[0]
+        np.testing.assert_array_equal(patch == 0, labels[:1].reshape(20, 60) == -1)
+        assert set(np.unique(patch)) == {0, 1, 2}
+        alone = np.where(labels == 2, dtype(1), labels)  # one object and none is no pair
+        volume = load_volume(write_cremi(tmp_path / "b.hdf", raw, alone))
+        with pytest.raises(ValueError, match="fewer than two objects"):
+            PatchDataset(volume, (20, 60))
+
     @pytest.mark.parametrize(
         ("raw", "labels", "error", "words"),
         [
@@ -66,7 +81,7 @@ class TestLoading:
             (np.ones((2, 2, 2), np.uint8), np.ones((2, 2, 3), np.uint64), ValueError, "a.hdf"),
             (np.ones((2, 2, 2), np.uint16), np.ones((2, 2, 2), np.uint64), TypeError, "uint16"),
             (np.ones((2, 2, 2), np.uint8), np.ones((2, 2, 2), np.float32), TypeError, "float32"),
-            (np.ones((2, 2, 2), np.uint8), -np.ones((2, 2, 2), np.int64), ValueError, "-1"),
+            (np.ones((2, 2, 2), np.uint8), -2 * np.ones((2, 2, 2), np.int64), ValueError, "-2"),
         ],
     )
     def test_bad_files_get_one_clear_error(self, tmp_path, raw, labels, error, words):
