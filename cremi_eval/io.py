@@ -236,20 +236,19 @@ class CremiFile:
         MissingDatasetError
             If there is no such dataset, or it lacks its resolution.
         ValueError
-            If it is compressed by a filter that is not installed.
+            If it is compressed by a filter that is not installed, or its resolution or offset are
+            not what they should be.
         """
         dataset = self._dataset(ds_name)
         check_filters(f"{self.filename}: dataset {ds_name}", dataset)
+        name = f"{self.filename}: dataset {ds_name}"
         if "resolution" not in dataset.attrs:
-            raise MissingDatasetError(
-                f"{self.filename}: dataset {ds_name} lacks the attribute resolution"
-            )
-        return Volume(
-            dataset,
-            np.array(dataset.attrs["resolution"], np.float64),
-            np.array(dataset.attrs.get("offset", (0.0, 0.0, 0.0)), np.float64),
-            _text(dataset.attrs.get("comment", "")),
-        )
+            raise MissingDatasetError(f"{name} lacks the attribute resolution")
+        resolution = _lengths(f"{name}: resolution", dataset.attrs["resolution"])
+        if not (resolution > 0).all():
+            raise ValueError(f"{name}: resolution must be positive, got {resolution.tolist()}")
+        offset = _lengths(f"{name}: offset", dataset.attrs.get("offset", (0.0, 0.0, 0.0)))
+        return Volume(dataset, resolution, offset, _text(dataset.attrs.get("comment", "")))
 
     def read_annotations(self) -> Annotations:
         """Read annotations, comments and partners.
@@ -464,6 +463,17 @@ def _check_fits(data: Any, dtype: np.dtype, name: str) -> None:
 def _within(values: np.ndarray, limits: np.iinfo) -> bool:
     # Python compares its own integers and floats exactly, NumPy would round 2^64-1
     return values.min().item() >= limits.min and values.max().item() <= limits.max
+
+
+def _lengths(what: str, value: Any) -> np.ndarray:
+    """Return three lengths in nm as they stand in an attribute."""
+    try:
+        lengths = np.array(value, np.float64)
+    except ValueError:
+        lengths = np.zeros(0)
+    if lengths.shape != (3,) or not np.isfinite(lengths).all():
+        raise ValueError(f"{what} must be 3 numbers (z, y, x) in nm, got {value}")
+    return lengths
 
 
 def _nonzero(offset: Sequence[float]) -> np.ndarray | None:

@@ -399,6 +399,20 @@ def test_a_volume_without_resolution_is_named(tmp_path):
         file.read_raw()
 
 
+@pytest.mark.parametrize("value", [4.0, "40 4 4", [0, 0, 0], [4.0, 4.0], [40, 4, np.nan], b"x"])
+@pytest.mark.parametrize("attribute", ["resolution", "offset"])
+def test_a_place_that_is_none_is_named(tmp_path, attribute, value):
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        file["/volumes/raw"] = np.zeros((2, 3, 4), np.uint8)
+        file["/volumes/raw"].attrs.update({"resolution": (40.0, 4.0, 4.0), attribute: value})
+    with CremiFile(tmp_path / "a.hdf", "r") as file:
+        if attribute == "offset" and value == [0, 0, 0]:
+            assert list(file.read_raw().offset) == value
+            return
+        with pytest.raises(ValueError, match=rf"a\.hdf: dataset /volumes/raw: {attribute} must be"):
+            file.read_raw()
+
+
 def test_inconsistent_annotations_are_named(tmp_path, annotations):
     path = tmp_path / "a.hdf"
     with CremiFile(path, "w") as file:
