@@ -50,9 +50,10 @@ refresh-notebooks: $(VENV)/.installed-notebooks
 	set -e; for name in $(NOTEBOOKS); do \
 		$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb; \
 	done
+	$(BIN)/python notebooks/shrink.py $(NOTEBOOKS:%=notebooks/%.ipynb)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 tests notebooks
+	$(BIN)/python -m pytest tests
 
 $(LOWEST)/.installed: pyproject.toml requirements-lock.txt .ci/lowest.py | $(BIN)/python
 	$(BIN)/python -m venv $(LOWEST)
