@@ -99,6 +99,8 @@ def notebook_with(text: str, name: str, address: str) -> str:
     if badge:
         cells.insert(0, nbformat.v4.new_markdown_cell(badge, id=BADGE_ID))
     old = {cell.get("id"): cell for cell in notebook.cells}
+    if CELL_ID in old:  # executed like the cells around it
+        setup.execution_count = old[CELL_ID].execution_count
     notebook.cells = [
         old[cell.id] if cell.id in old and old[cell.id].source == cell.source else cell
         for cell in cells
