@@ -234,7 +234,7 @@ def _loss(table: Mapping[str, Any], offsets: Sequence[Sequence[int]]) -> SumLoss
     _check_keys("loss.", table, list(classes))
     losses, weights = [], []
     for name, settings in table.items():
-        settings = dict(_table(f"loss.{name}", settings))
+        settings = {"from_logits": True, **_table(f"loss.{name}", settings)}
         _check_keys(f"loss.{name}.", settings, ["weight", "window", *_arguments(classes[name])])
         weight, window = settings.pop("weight", 1.0), settings.pop("window", None)
         if not _matches(weight, float) or not 0 <= weight < math.inf:

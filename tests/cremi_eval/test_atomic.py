@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,18 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def disk_of():
-    """Set how large files may grow, which stands in for a disk that gets full."""
+@contextmanager
+def disk_of(size):
+    """Set how large files may grow, which stands in for a disk that gets full.
+
+    Only within a test: pytest's own output may go to a file that is larger already.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def python(script, *arguments):
@@ -61,10 +68,10 @@ class TestAtomicWrite:
             raise error
         assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
-    def test_a_full_disk_names_the_file(self, tmp_path, disk_of):
+    def test_a_full_disk_names_the_file(self, tmp_path):
         path = tmp_path / "a.txt"
-        disk_of(1000)
         with (
+            disk_of(1000),
             pytest.raises(OSError, match=r"a\.txt cannot be written \(File too large\); there is"),
             atomic_write(path) as temporary,
         ):
@@ -205,9 +212,8 @@ class TestCremiFiles:
         file.write_annotations(points)
 
     @pytest.mark.parametrize("mode", ["w", "overwrite", "a"])
-    def test_a_disk_that_gets_full_at_any_moment(self, tmp_path, disk_of, mode):
-        path, unlimited = tmp_path / "a.hdf", resource.RLIM_INFINITY
-        before = b""
+    def test_a_disk_that_gets_full_at_any_moment(self, tmp_path, mode):
+        path, before = tmp_path / "a.hdf", b""
         if mode != "w":
             with CremiFile(path, "w") as file:
                 file.write_neuron_ids(Volume(NOISE[:2], (40, 4, 4)))
@@ -215,9 +221,11 @@ class TestCremiFiles:
         kept = "the earlier file is kept" if before else "there is no file"
         failed = 0
         for size in range(0, 6_000_000, 173_000):
-            disk_of(size)
             try:
-                with CremiFile(path, mode[-1] if mode == "a" else "w", overwrite=True) as file:
+                with (
+                    disk_of(size),
+                    CremiFile(path, "a" if mode == "a" else "w", overwrite=True) as file,
+                ):
                     self.write(file)
             except OSError as error:
                 failed += 1
@@ -227,8 +235,6 @@ class TestCremiFiles:
                 assert not before or path.read_bytes() == before
             else:
                 break
-            finally:
-                disk_of(unlimited)
         assert failed > 10
         with CremiFile(path, "r") as file:
             np.testing.assert_array_equal(file.read_neuron_ids().data, NOISE)
@@ -252,9 +258,9 @@ class TestCremiFiles:
             errors == f"{tmp_path / 'a.hdf'} was not closed after it was written: it is discarded\n"
         )
 
-    def test_room_for_what_is_written_directly_is_asked_for_first(self, tmp_path, disk_of):
-        disk_of(1 << 20)
+    def test_room_for_what_is_written_directly_is_asked_for_first(self, tmp_path):
         with (
+            disk_of(1 << 20),
             pytest.raises(OSError, match=r"a\.hdf cannot be written"),
             CremiFile(tmp_path / "a.hdf", "w") as file,
         ):
@@ -378,10 +384,10 @@ class TestCommands:
         assert errors == "malis predict: ended by SIGTERM\n" and names(tmp_path) == ["in.hdf"]
 
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_a_full_disk_is_one_line(self, tmp_path, disk_of, command):
+    def test_a_full_disk_is_one_line(self, tmp_path, command):
         self.volume(tmp_path, 1)
-        disk_of(1 << 18)
-        process = self.start(command, tmp_path)
+        with disk_of(1 << 18):
+            process = self.start(command, tmp_path)
         output, errors = process.communicate()
         assert (process.returncode, output) == (1, "")
         line = "out.hdf cannot be written (File too large); there is no file"

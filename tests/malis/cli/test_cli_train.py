@@ -81,6 +81,12 @@ def run(*arguments):
     return main(["train", "train.toml", *arguments, "--device", "cpu", "--quiet"])
 
 
+def sum_of_both(offsets):
+    """The loss of the configuration: its terms take logits unless told otherwise."""
+    windows = WindowLoss(malis.MalisLoss(offsets, from_logits=True), 16)
+    return malis.SumLoss([windows, malis.AffinityCrossEntropy(offsets, from_logits=True)], [2, 1])
+
+
 def weights(path):
     return read(path, CHECKPOINT)["network"]
 
@@ -123,9 +129,7 @@ class TestTraining:
         torch.manual_seed(3)
         network = UNet(depth=2, wf=2, padding=True)
         offsets = malis.nearest_offsets(2)
-        loss = malis.SumLoss(
-            [WindowLoss(malis.MalisLoss(offsets), 16), malis.AffinityCrossEntropy(offsets)], [2, 1]
-        )
+        loss = sum_of_both(offsets)
         patches = PatchDataset(volume.sections(range(4)), (32, 32), seed=3)
         train(network, loss, patches, steps=6, batch_size=2, learning_rate=CosineDecay(2e-3, 6),
               seed=3, device="cpu", progress=False)  # fmt: skip
@@ -156,9 +160,7 @@ class TestTraining:
         assert run("second.model", "--set", *second) == 0
 
         network, offsets = load_model("first.model").network, malis.nearest_offsets(2)
-        loss = malis.SumLoss(
-            [WindowLoss(malis.MalisLoss(offsets), 16), malis.AffinityCrossEntropy(offsets)], [2, 1]
-        )
+        loss = sum_of_both(offsets)
         sections = load_volume("sample.hdf").sections(range(4))
         patches = PatchDataset(sections, (32, 32), boundary=1, seed=3)
         train(network, loss, patches, steps=1, batch_size=2, learning_rate=CosineDecay(2e-3, 1),
@@ -202,10 +204,10 @@ class TestTraining:
         assert "scores" not in model.card
         assert model.card["configuration"]["training"]["max_gradient_norm"] == "Infinity"
 
-    def test_losses_may_take_logits(self, folder):
+    def test_losses_take_logits_unless_told_otherwise(self, folder):
         names = "loss.MalisLoss", "loss.AffinityCrossEntropy"
         assert run("a.model") == 0
-        assert run("b.model", "--set", *(f"{name}.from_logits=true" for name in names)) == 0
+        assert run("b.model", "--set", *(f"{name}.from_logits=false" for name in names)) == 0
         one, two = (
             read(f"{name}.model.checkpoint", CHECKPOINT)["history"]["training"]["loss"]
             for name in "ab"
