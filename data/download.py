@@ -1,4 +1,8 @@
-"""Fetch the public CREMI samples: python -m data.download A B C [--padded] [--directory DIR].
+"""Fetch public volumes: python -m data.download A B C snemi3d [--padded] [--directory DIR].
+
+A, B, C, A+, B+ and C+ are the samples of CREMI. ``snemi3d`` is the archive of the SNEMI3D
+challenge; its TIFF stacks become CREMI files: snemi3d_ac4.hdf with labels, snemi3d_ac3.hdf without,
+because the archive has no labels of the test volume.
 
 A file gets its name only when it is complete, opens as HDF5, holds what a CREMI sample holds, and
 has the checksum recorded for it, if there is one. CREMI publishes no checksums; the SHA-256 of what
@@ -10,6 +14,8 @@ are never touched.
 import argparse
 import contextlib
 import sys
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +24,9 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from cremi_eval import CremiFile, Volume
 from cremi_eval.atomic import Terminated, atomic_write, signals_raise
+from data.convert import read_stack
 
 try:
     import fcntl
@@ -27,6 +35,13 @@ except ImportError:  # Windows has other locks
 
 BASE_URL = "https://cremi.org/static/data"
 TRAINING, TEST = ("A", "B", "C"), ("A+", "B+", "C+")
+SNEMI3D_URL = "https://zenodo.org/records/7142003/files"
+SNEMI3D_MD5 = "3d25a7025f66698f33c7850ace885939"  # of snemi.zip, from the record
+SNEMI3D_VOXEL = (30.0, 6.0, 6.0)
+SNEMI3D_FILES = {  # the stacks of the archive that become a file: raw, labels
+    "snemi3d_ac4.hdf": ("train-input.tif", "train-labels.tif"),
+    "snemi3d_ac3.hdf": ("test-input.tif", None),
+}
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 18
@@ -122,10 +137,73 @@ def fetch(
     return path
 
 
+def fetch_snemi3d(folder: str | Path = FOLDER, *, base_url: str = SNEMI3D_URL) -> list[Path]:
+    """Fetch the archive of SNEMI3D and bring its stacks into CREMI layout, unless they are there.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to put the files and the archive, which is kept; made if need be.
+    base_url : str
+        The server's folder, or that of a mirror.
+
+    Returns
+    -------
+    list of Path
+        snemi3d_ac4.hdf with raw data and labels, snemi3d_ac3.hdf with raw data only.
+
+    Raises
+    ------
+    DownloadError
+        As `fetch`, and if the archive is not the published one or lacks a stack.
+    """
+    folder = Path(folder)
+    missing = {
+        name: stacks for name, stacks in SNEMI3D_FILES.items() if not (folder / name).exists()
+    }
+    if missing:
+        archive = folder / "snemi.zip"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pooch.retrieve(
+                f"{base_url.rstrip('/')}/{archive.name}",
+                known_hash=f"md5:{SNEMI3D_MD5}",
+                fname=archive.name,
+                path=folder,
+                downloader=_Resuming(archive.with_name(f"{archive.name}.part"), None),
+            )
+            with zipfile.ZipFile(archive) as stacks:
+                for name, parts in missing.items():
+                    _unpack(stacks, *parts, folder / name)
+        except DownloadError:
+            raise
+        except ValueError as error:  # pooch: the checksum differs
+            raise DownloadError(f"{archive} is not the published archive: {error}") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise DownloadError(f"cannot write to {folder}: {reason}") from error
+    return [folder / name for name in SNEMI3D_FILES]
+
+
+def _unpack(archive: zipfile.ZipFile, raw: str, labels: str | None, output: Path) -> None:
+    """Write stacks of an archive, in whatever folder they are, to a CREMI file."""
+    places = {Path(name).name: name for name in archive.namelist()}
+    lacking = [name for name in (raw, labels) if name and name not in places]
+    if lacking:
+        raise DownloadError(f"{archive.filename} has no {' and no '.join(lacking)}")
+    with tempfile.TemporaryDirectory() as folder, CremiFile(output, "w") as file:
+        comment = "SNEMI3D challenge, Kasthuri et al., Cell 2015; CC BY 4.0"
+        stack = read_stack(archive.extract(places[raw], folder))
+        file.write_raw(Volume(stack, SNEMI3D_VOXEL, comment=comment))
+        if labels:
+            stack = read_stack(archive.extract(places[labels], folder))
+            file.write_neuron_ids(Volume(stack, SNEMI3D_VOXEL, comment=comment))
+
+
 class _Resuming:
     """A downloader for pooch that goes on where an earlier transfer broke off."""
 
-    def __init__(self, part: Path, needed: list[str]) -> None:
+    def __init__(self, part: Path, needed: list[str] | None) -> None:
         self.part = part
         self.needed = needed
 
@@ -207,8 +285,10 @@ def _transfer(url: str, part: Path) -> None:
         raise requests.RequestException(f"{part.stat().st_size} of {total} bytes came")
 
 
-def _problem(path: Path, needed: list[str]) -> str | None:
-    """Say why a file is not the sample, or None."""
+def _problem(path: Path, needed: list[str] | None) -> str | None:
+    """Say why a file is not the sample, or, where no datasets are needed, no archive; or None."""
+    if needed is None:
+        return None if zipfile.is_zipfile(path) else "is not a zip archive"
     try:
         with h5py.File(path, "r", locking=False) as file:  # it is locked already, by `_alone`
             missing = [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]
@@ -232,21 +312,31 @@ def _recorded(path: Path) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Fetch the samples named on the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.download", description="Fetch public CREMI samples."
+        prog="python -m data.download", description="Fetch public volumes: CREMI and SNEMI3D."
     )
-    parser.add_argument("samples", nargs="+", choices=TRAINING + TEST, metavar="SAMPLE",
-                        help=" ".join(TRAINING + TEST))  # fmt: skip
+    parser.add_argument("samples", nargs="+", choices=(*TRAINING, *TEST, "snemi3d"),
+                        metavar="SAMPLE", help=" ".join((*TRAINING, *TEST, "snemi3d")))  # fmt: skip
     parser.add_argument("--padded", action="store_true", help="with more raw data around")
     parser.add_argument("--directory", type=Path, default=FOLDER, help="default: data")
-    parser.add_argument("--url", default=BASE_URL, help="folder of the server or of a mirror")
+    parser.add_argument("--url", help="folder of a mirror, in the place of the server's")
     options = parser.parse_args(arguments)
     pooch.get_logger().setLevel("ERROR")  # it would print a hint on hashes for every file
     failed = False
     for sample in options.samples:
-        there = (options.directory / file_name(sample, padded=options.padded)).exists()
+        names = (
+            list(SNEMI3D_FILES)
+            if sample == "snemi3d"
+            else [file_name(sample, padded=options.padded)]
+        )
+        there = {name for name in names if (options.directory / name).exists()}
+        mirror = {"base_url": options.url} if options.url else {}
         try:
             with signals_raise():
-                path = fetch(sample, options.directory, padded=options.padded, base_url=options.url)
+                if sample == "snemi3d":
+                    paths = fetch_snemi3d(options.directory, **mirror)
+                else:
+                    padded = options.padded
+                    paths = [fetch(sample, options.directory, padded=padded, **mirror)]
         except DownloadError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
@@ -257,10 +347,10 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"\ninterrupted; {_AGAIN}", file=sys.stderr)
             return 130
-        if there:
-            print(f"{path} is there already, not downloaded again")
-        else:
-            print(f"{path}  sha256 {_recorded(path).removeprefix('sha256:')}")
+        for path in paths:
+            checksum = (_recorded(path) or "").replace("sha256:", "  sha256 ")
+            here = " is there already, not downloaded again" if path.name in there else checksum
+            print(f"{path}{here}")
     return int(failed)
 
 

@@ -1,11 +1,14 @@
 import hashlib
+import io
 import resource
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from data import download
 from data.download import DownloadError, fetch, file_name, main
@@ -275,3 +278,64 @@ def test_unknown_sample_is_refused(capsys):
         main(["D"])
     assert stop.value.code == 2
     assert "invalid choice: 'D'" in capsys.readouterr().err
+
+
+class TestSnemi3d:
+    @pytest.fixture
+    def archive(self, server, tmp_path, monkeypatch):
+        """A small archive like that of the challenge, on the server."""
+        rng = np.random.default_rng(0)
+        stacks = {
+            "image/train-input.tif": rng.integers(0, 256, (4, 40, 48), dtype=np.uint8),
+            "seg/train-labels.tif": rng.integers(0, 900, (4, 40, 48), dtype=np.uint16),
+            "image/test-input.tif": rng.integers(0, 256, (5, 40, 48), dtype=np.uint8),
+        }
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as packed:
+            for name, stack in stacks.items():
+                picture = io.BytesIO()
+                tifffile.imwrite(picture, stack)
+                packed.writestr(name, picture.getvalue())
+        server.files["snemi.zip"] = content.getvalue()
+        checksum = hashlib.md5(content.getvalue()).hexdigest()
+        monkeypatch.setattr(download, "SNEMI3D_MD5", checksum)
+        return stacks
+
+    def test_stacks_become_cremi_files(self, archive, server, tmp_path, capsys):
+        folder = tmp_path / "data"
+        command = ["snemi3d", "--directory", str(folder), "--url", server.url]
+        assert main(command) == 0
+        with h5py.File(folder / "snemi3d_ac4.hdf") as file:
+            raw, labels = file["volumes/raw"], file["volumes/labels/neuron_ids"]
+            np.testing.assert_array_equal(raw, archive["image/train-input.tif"])
+            np.testing.assert_array_equal(labels, archive["seg/train-labels.tif"])
+            assert raw.attrs["resolution"].tolist() == [30, 6, 6] and labels.dtype == np.uint64
+        with h5py.File(folder / "snemi3d_ac3.hdf") as file:
+            np.testing.assert_array_equal(file["volumes/raw"], archive["image/test-input.tif"])
+            assert "volumes/labels" not in file
+        asked = len(server.ranges)
+        capsys.readouterr()
+        assert main(command) == 0
+        assert capsys.readouterr().out.count("is there already") == 2
+        assert len(server.ranges) == asked
+
+    def test_a_transfer_that_breaks_off_goes_on(self, archive, server, tmp_path):
+        server.break_after = 8192
+        with pytest.raises(DownloadError, match="run the same command again"):
+            download.fetch_snemi3d(tmp_path / "data", base_url=server.url)
+        assert names(tmp_path / "data") == ["snemi.zip.part"]
+        server.break_after = None
+        download.fetch_snemi3d(tmp_path / "data", base_url=server.url)
+        assert server.ranges[-1] == "bytes=8192-"
+
+    def test_another_archive_is_refused(self, archive, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(download, "SNEMI3D_MD5", "0" * 32)
+        with pytest.raises(DownloadError, match="is not the published archive"):
+            download.fetch_snemi3d(tmp_path / "data", base_url=server.url)
+        assert not (tmp_path / "data/snemi3d_ac4.hdf").exists()
+
+    def test_what_is_no_archive(self, archive, server, tmp_path):
+        server.files["snemi.zip"] = b"<html>moved</html>"
+        with pytest.raises(DownloadError, match="is not a zip archive"):
+            download.fetch_snemi3d(tmp_path / "data", base_url=server.url)
+        assert names(tmp_path / "data") == []
