@@ -7,9 +7,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from malis import AffinityCrossEntropy, MalisLoss, SumLoss, WindowLoss, nearest_offsets
+from malis.training import save_model
 from unet import UNet
 
 OFFSETS = nearest_offsets(2)
+ARGUMENTS = {"depth": 2, "wf": 2, "padding": True}
 
 
 def readme_loss():
@@ -23,7 +25,7 @@ def readme_loss():
 
 def network():
     torch.manual_seed(0)
-    return UNet(depth=2, wf=2, padding=True)
+    return UNet(**ARGUMENTS)
 
 
 def batch():
@@ -48,4 +50,5 @@ if __name__ == "__main__":
     step(net, raw[own], labels[own])
     if distributed.get_rank() == 0:
         torch.save(net.module.state_dict(), sys.argv[1])
+        save_model(sys.argv[2], net, ARGUMENTS, OFFSETS, half=False)  # wrapped as it is
     distributed.destroy_process_group()

@@ -13,6 +13,7 @@ from ddp_worker import batch, network, readme_loss, step
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from malis.training import load_model
 from unet import UNet
 
 ROOT = Path(__file__).parents[2]
@@ -92,14 +93,17 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
         "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"
     }  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc-per-node", "2", str(worker), str(tmp_path / "weights.pt")]
+    files = tmp_path / "weights.pt", tmp_path / "net.model"
+    command = [*torchrun, "--nproc-per-node", "2", str(worker), *map(str, files)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     alone = network()
     step(alone, *batch())
     found = torch.load(tmp_path / "weights.pt", weights_only=True)
+    saved = load_model(tmp_path / "net.model").network.state_dict()  # of the wrapped network
     for name, expected in alone.state_dict().items():
         torch.testing.assert_close(found[name], expected)
+        assert torch.equal(saved[name], found[name])
 
 
 def test_lightning_with_mixed_precision_and_accumulated_gradients(tmp_path):
