@@ -50,6 +50,7 @@ def draw_grid(shown: Sequence[str] = PANELS) -> plt.Figure:
         elif name == PANELS[1]:
             heights = gather_edges(example.affinities, np.array(OFFSETS))[example.tree.edges]
             pictures.draw_merge_tree(ax, example.tree, heights, GRID_NAMES)
+            ax.invert_yaxis()  # the leaves are on top
         else:
             positive, negative = counts[name]
             texts = {
@@ -75,14 +76,14 @@ def draw_one_tree() -> plt.Figure:
     heights[n_inner:] -= 0.12
     figure, ax = plt.subplots(figsize=(6.3, 2.9))
     pictures.draw_merge_tree(ax, tree, heights, GRID_NAMES)
-    for text, affinity in zip(ax.texts, affinities, strict=True):
+    for text, affinity in zip(ax.texts[: len(affinities)], affinities, strict=True):
         text.set_text(f"{affinity:.2g}")
     border = (heights[n_inner - 1] + heights[n_inner]) / 2 - 0.02
     ax.axhline(border, color=pictures.PALETTE[4], linestyle="--", linewidth=1)
     style = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": pictures.PALETTE[4]}
     ax.text(1.01, border + 0.03, "positive pass:\ninner edges", va="bottom", **style)
     ax.text(1.01, border - 0.03, "negative pass:\nboundary edges", va="top", **style)
-    ax.set_ylim(heights[-1] - 0.09, 1.02)
+    ax.set_ylim(heights[-1] - 0.09, 1.08)  # the leaves are on top
     ax.set_yticks([])
     ax.set_ylabel("order of merges")
     figure.tight_layout()
