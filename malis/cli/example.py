@@ -56,7 +56,7 @@ SLABS = """\
 # A training on slabs: python -m malis train THIS.toml OUT.model
 # A 2D network sees five sections and predicts three affinities, the third across sections, so that
 # `malis segment` finds neurons in 3D. The volume is the training volume of SNEMI3D; another one of
-# its kind will do. About 0.35 s a step on one core.
+# its kind will do. About 0.3 s a step on one core.
 
 [data]
 volumes = ["data/snemi3d_ac4.hdf"]
