@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import malis
 from malis._checks import Offsets
@@ -45,6 +45,9 @@ class Data:
     # Whether pieces of an object that do not touch in what is scored count as objects of their own:
     # what a section, or a slab, cannot show.
     relabel: bool = True
+    # Affinities across more voxels that are trained as well, by cross-entropy, and go afterwards:
+    # a network that has to tell far voxels apart looks farther for the near ones, too.
+    far: tuple[tuple[int, ...], ...] = ()
     views: bool = True  # whether the mean over all views is scored, too, see malis.inference.views
 
     @property
@@ -60,10 +63,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training: a function that makes its loss, and its share of the steps."""
+    """A part of a training: what makes its loss of nearest affinities, and its share of steps."""
 
-    loss: Callable[[Data], nn.Module]
+    near: Callable[[Data], nn.Module]
     share: float = 1.0
+
+    def loss(self, source: Data) -> nn.Module:
+        """Make the loss, that of the longer edges of a volume included."""
+        near = self.near(source)
+        return WithFarEdges(near, len(source.offsets), source.far) if source.far else near
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,32 @@ class Method:
 
     def network_arguments(self, source: Data) -> dict[str, Any]:
         """Return the arguments of the network's class for a volume."""
-        ndim, channels = source.network_ndim, len(source.patch)
+        ndim, channels = source.network_ndim, len(source.offsets)
         inputs = {"in_channels": 1 + 2 * source.neighbours} if source.neighbours else {}
         if self.network is PlainCNN:
             return {"out_channels": channels, "ndim": ndim, **inputs}
         size = {2: {"depth": 4, "wf": 4}, 3: {"depth": 3, "wf": 3}}[ndim]  # 2^wf feature maps
         common = {"padding": True, "batch_norm": True, **inputs}
         return {"n_classes": channels, "ndim": ndim, **size, **common}
+
+
+class WithFarEdges(nn.Module):
+    """The loss of the first channels, and the cross-entropy of all others, whose edges are longer.
+
+    Long edges are an auxiliary target as in Lee et al., NIPS workshop 2017 (arXiv:1706.00120).
+    """
+
+    from_logits = True
+
+    def __init__(self, loss: nn.Module, near: int, far: Offsets) -> None:
+        super().__init__()
+        self.loss, self.near, self.far = loss, near, far
+        self.far_loss = malis.AffinityCrossEntropy(far, from_logits=True)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return a scalar for (B, C, *spatial) logits and (B, *spatial) labels."""
+        near, far = logits[:, : self.near], logits[:, self.near :]
+        return self.loss(near, labels) + self.far_loss(far, labels)
 
 
 def grown(make: Callable[[Data], nn.Module]) -> Callable[[Data], nn.Module]:

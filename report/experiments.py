@@ -21,7 +21,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ from report.scores import VIEWS, score_network
 WORK = ROOT / "results" / "experiments"
 MODELS = ROOT / "data" / "models"
 QUICK_STEPS = 12
-VALIDATIONS = 6  # points of a learning curve,
+VALIDATIONS = {True: 6, False: 2}  # points of a learning curve of sections, or of a volume,
 GLANCE = 9  # and the sections, at most, that it is made from
 CURVE_POINTS = 100
 
@@ -99,9 +98,10 @@ def run(
     volume = load_sections(source)
     torch.manual_seed(seed)
     arguments = recipe.network_arguments(source)
-    network = recipe.network(**arguments)
+    far = {"n_classes": len(source.offsets) + len(source.far)} if source.far else {}
+    network = recipe.network(**(arguments | far))
     training, validation = train_stages(network, source, recipe, volume, seed, steps, place)
-    network.eval()
+    network = nearest_only(network, source, recipe).eval()
     scores, curves = score_network(
         network,
         source,
@@ -229,21 +229,34 @@ def train_stages(
             batch_size=source.batch,
             learning_rate=CosineDecay(recipe.peak_learning_rate, steps, done),
             mixed_precision=source.mixed_precision,
+            channels_last=source.mixed_precision,
             seed=seed + 1000 * number,
             checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}.pt"),
             checkpoint_every=250,
-            validate=partial(
-                validation_scores,
+            validate=lambda trained: validation_scores(
+                nearest_only(trained, source, recipe),
                 volumes=[volume.sections(glance)],
                 offsets=source.offsets,
                 ignore=source.ignore,
             ),
-            validate_every=max(steps // VALIDATIONS, 1),
+            validate_every=max(steps // VALIDATIONS[flat], 1),
         )
         for kept, new in ((training, history.training), (validation, history.validation)):
             kept.append(pd.DataFrame(new).assign(step=np.add(new["step"], done)))
         done += share
     return pd.concat(training), pd.concat(validation)
+
+
+def nearest_only(network: torch.nn.Module, source: Data, recipe: Method) -> torch.nn.Module:
+    """Return the network without the channels of longer edges, in the mode that it is in."""
+    if not source.far:
+        return network
+    near = recipe.network(**recipe.network_arguments(source)).train(network.training)
+    channels = len(source.offsets)
+    weights = network.state_dict()
+    last = {key: value[:channels] for key, value in weights.items() if key.startswith("last.")}
+    near.load_state_dict(weights | last)
+    return near
 
 
 def ship(model: Path) -> Path:

@@ -22,6 +22,7 @@ from malis.segmentation import (
     parts_of,
     threshold_watershed,
 )
+from malis.segmentation.recipe import are_sections_apart
 from malis.segmentation.threshold import ThresholdCurve
 from malis.training.dataset import LabelledVolume
 from report.configurations import Data
@@ -58,9 +59,8 @@ class Samples(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the recipe of the segmentation asks; a 2D network's sections lie apart."""
-        apart = self.source.network_ndim < len(self.source.patch) or None
-        return {"sampling": self.resolution, "per_section": apart}
+        """Return what the recipe of the segmentation asks."""
+        return {"sampling": self.resolution}
 
     def agglomerated(self, **linkage: Any) -> list[Hierarchy]:
         """Build the hierarchies of all samples."""
@@ -69,8 +69,9 @@ class Samples(NamedTuple):
 
     def simply(self, name: str, threshold: float) -> list[np.ndarray]:
         """Segment all samples by one of `SIMPLE`."""
-        sections = self.settings["per_section"] and name == "threshold_watershed"
-        apart = {"per_section": True} if sections else {}
+        shape, offsets = self.affinities[0].shape[1:], np.array(self.source.offsets)
+        _, thick = are_sections_apart(shape, offsets, self.resolution)
+        apart = {"per_section": True} if thick and name == "threshold_watershed" else {}
         return [
             SIMPLE[name](one, self.source.offsets, threshold, **apart) for one in self.affinities
         ]

@@ -102,7 +102,6 @@ def run(options: argparse.Namespace) -> None:
         np.asarray(offsets),
         threshold=threshold,
         sampling=source.resolution,
-        per_section=(model is not None and model.network.ndim == 2) or None,
         inside=validated_inside(model.card, views=options.views) if model else None,
         sections=options.sections,
         min_size=options.min_size,

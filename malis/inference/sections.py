@@ -60,8 +60,10 @@ class PredictedSections:
         self._bar = tqdm(total=self.shape[1], desc="predict", unit="section", disable=not progress)
         self._read: set[int] = set()
 
-    def __getitem__(self, index: tuple[Any, int]) -> np.ndarray:
-        """Predict a section, (C, y, x) float32."""
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Predict a section, (C, y, x) float32, or with ``...`` all of them."""
+        if index is Ellipsis:
+            return np.stack([self[:, z] for z in range(self.shape[1])], axis=1)
         channels, z = index
         if not self._start <= z < self._start + self._held.shape[1]:
             self._start, self._held = z, self._predict(z, min(z + self._ahead, self.shape[1]))

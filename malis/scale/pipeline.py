@@ -136,7 +136,6 @@ def segment_volume(
         offsets,
         source.resolution,
         halo,
-        per_section=model.network.ndim == 2 or None,
         inside=validated_inside(model.card, linkage),
         sections=sections,
     )

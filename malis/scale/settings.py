@@ -62,13 +62,12 @@ def recipe_for(
     resolution: tuple[float, ...],
     halo: int | None,
     *,
-    per_section: bool | None = None,
     inside: float | None = None,
     sections: bool = False,
 ) -> Recipe:
     """Decide how the volume is cut into fragments, like `malis.segment`."""
     offsets = check_offsets(offsets)
-    flat, per_section = are_sections_apart(shape, offsets, resolution, sections or per_section)
+    flat, per_section = are_sections_apart(shape, offsets, resolution, sections or None)
     if halo is None:
         halo = HALO_IN_SECTION if per_section else HALO_IN_VOLUME
     if halo < 0:

@@ -52,8 +52,7 @@ def segment(
     sampling : tuple of float, optional
         Size of a voxel along every axis, in any unit.
     per_section : bool, optional
-        Whether fragments lie within sections, however thick these are; say so for a 2D network that
-        predicts affinities along z, too.
+        Whether fragments lie within sections, however thick these are.
     inside : float, optional
         Average affinity above which a voxel lies inside an object; by default what
         `inside_threshold` finds.

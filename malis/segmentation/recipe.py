@@ -47,7 +47,7 @@ def hierarchy_of(
         Size of a voxel along every axis, in any unit; equal sides by default.
     per_section : bool, optional
         Whether fragments lie within sections; by default they do in volumes with sections at least
-        three times thicker than a pixel is wide. Say so for a network that predicts sections.
+        three times thicker than a pixel is wide.
     inside : float, optional
         Average affinity above which a voxel lies inside an object; by default what
         `inside_threshold` finds in some of the sections.

@@ -64,7 +64,6 @@ def validation_scores(
         truths,
         offsets,
         sampling=volumes[0].resolution[-ndim:],
-        per_section=(ndim > network.ndim) or None,
     )
     curve, best = choice.curve, choice.curve.best()
     return {

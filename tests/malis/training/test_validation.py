@@ -96,7 +96,7 @@ def test_a_2d_network_with_affinities_across_sections_is_scored_in_3d():
     scores = validation_scores(network, [volume(raw, labels)], malis.nearest_offsets(3))
     affinities = malis.inference.predict(network, raw, progress=False)
     choice = {name: scores[name] for name in ("inside", "threshold")}
-    found = malis.segment(affinities, malis.nearest_offsets(3), per_section=True, **choice)
+    found = malis.segment(affinities, malis.nearest_offsets(3), sampling=(40, 40, 40), **choice)
     expected = NeuronIds(Volume(labels)).whole_volume_scores(found)
     for name in ("voi_split", "voi_merge", "adapted_rand_error", "cremi_score"):
         assert scores[name] == pytest.approx(getattr(expected, name))
