@@ -48,6 +48,7 @@ class Data:
     # Affinities across more voxels that are trained as well, by cross-entropy, and go afterwards:
     # a network that has to tell far voxels apart looks farther for the near ones, too.
     far: tuple[tuple[int, ...], ...] = ()
+    serial: bool = False  # whether sections change their grey values one by one in training
     views: bool = True  # whether the mean over all views is scored, too, see malis.inference.views
 
     @property
@@ -154,6 +155,7 @@ def both(
     return lambda data: malis.SumLoss([make(data), cross_entropy(data)], [weight, 1.0])
 
 
+THREE = ("unet-cross-entropy", "unet-ce-then-malis", "unet-both")
 FIB25 = Data(
     "fib25_train.hdf",
     SectionSplit(range(130), range(135, 160), range(165, 200)),
@@ -172,8 +174,10 @@ DATA: dict[str, Data] = {
         window=(4, 32, 32),
         neighbours=2,
         batch=2,
-        steps=4000,
-        methods=("unet-cross-entropy", "unet-ce-then-malis", "unet-both"),
+        steps=3000,
+        far=((0, -4, 0), (0, 0, -4), (0, -12, 0), (0, 0, -12), (-2, 0, 0)),
+        serial=True,
+        methods=THREE,
         test_volume="snemi3d_ac3.hdf",
         relabel=False,
         views=False,
@@ -185,6 +189,17 @@ DATA: dict[str, Data] = {
         window=24,
         batch=1,
         methods=("unet-cross-entropy", "unet-ce-then-both"),
+    ),
+    "fib25_slab": replace(
+        FIB25,
+        linkage="mean_linkage",
+        patch=(8, 128, 128),
+        window=(8, 32, 32),
+        neighbours=2,
+        whole=False,
+        batch=1,
+        steps=2000,
+        methods=THREE,
     ),
     "fib25_neighbours": replace(
         FIB25,

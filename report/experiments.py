@@ -31,7 +31,7 @@ import torch
 from cremi_eval.atomic import atomic_write
 from data.locate import find_volume
 from malis.training import CosineDecay, choose_device, train
-from malis.training.augmentation import Augmentation
+from malis.training.augmentation import Augmentation, grey_value_changes
 from malis.training.checkpoint import load_model, save_model
 from malis.training.dataset import LabelledVolume, PatchDataset, load_volume
 from malis.training.description import describe
@@ -204,7 +204,8 @@ def train_stages(
     The name of a checkpoint is ``checkpoint`` and the number of its stage. Returns what was logged
     in training and in validation, with steps numbered throughout all stages.
     """
-    augmentation, ndim = Augmentation(), source.network_ndim
+    augmentation = Augmentation(grey_values=grey_value_changes(by_section=source.serial))
+    ndim = source.network_ndim
     patches = PatchDataset(
         pieces(volume, source, augmentation),
         source.patch,

@@ -17,6 +17,7 @@ from report.scores import VIEWS
 
 TITLES = {
     "snemi3d": "SNEMI3D in 3D",
+    "fib25_slab": "FIB-25 in 3D, slabs",
     "fib25_volume": "FIB-25 in 3D",
     "fib25_neighbours": "FIB-25, neighbours",
     "fib25": "FIB-25, sections",

@@ -27,7 +27,12 @@ FOLD_FREE = 0.40
 
 
 def grey_value_changes(
-    contrast: float = 0.25, brightness: float = 0.2, gamma: float = 1.4, noise: float = 0.08
+    contrast: float = 0.25,
+    brightness: float = 0.2,
+    gamma: float = 1.4,
+    noise: float = 0.08,
+    *,
+    by_section: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """Random contrast, brightness, gamma and noise, made of MONAI transforms.
 
@@ -41,6 +46,8 @@ def grey_value_changes(
         Half of the patches are raised to a power between 1 / gamma and gamma.
     noise : float
         Half of the patches get Gaussian noise with a standard deviation of up to this much.
+    by_section : bool
+        Draw anew for every section of a block or slab: serial sections differ in their staining.
 
     Returns
     -------
@@ -51,7 +58,7 @@ def grey_value_changes(
         GreyValueChanges,  # MONAI takes seconds, and not all need it
     )
 
-    return GreyValueChanges(contrast, brightness, gamma, noise)
+    return GreyValueChanges(contrast, brightness, gamma, noise, by_section)
 
 
 @dataclass(frozen=True)

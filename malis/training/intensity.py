@@ -4,6 +4,11 @@
 import.
 """
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from malis._extras import extra_package
 
 transforms = extra_package("monai.transforms", "train")
@@ -15,10 +20,13 @@ class GreyValueChanges(transforms.Compose):
     Parameters
     ----------
     contrast, brightness, gamma, noise : float
+    by_section : bool
         See `malis.training.augmentation.grey_value_changes`.
     """
 
-    def __init__(self, contrast: float, brightness: float, gamma: float, noise: float) -> None:
+    def __init__(
+        self, contrast: float, brightness: float, gamma: float, noise: float, by_section: bool
+    ) -> None:
         super().__init__(
             [
                 transforms.RandScaleIntensityFixedMean(prob=1.0, factors=contrast),
@@ -28,4 +36,12 @@ class GreyValueChanges(transforms.Compose):
             ]
         )
         self.contrast, self.brightness = float(contrast), float(brightness)
-        self.gamma, self.noise = float(gamma), float(noise)
+        self.gamma, self.noise, self.by_section = float(gamma), float(noise), by_section
+
+    def __call__(self, raw: Tensor, *others: Any, **settings: Any) -> Tensor:
+        """Change a (1, *spatial) float32 tensor; what else MONAI passes on goes to MONAI."""
+        if not self.by_section or raw.ndim < 4:
+            return super().__call__(raw, *others, **settings)
+        change = super().__call__
+        sections = [change(section, *others, **settings) for section in raw.unbind(1)]
+        return torch.stack(sections, dim=1)

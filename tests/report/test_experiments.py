@@ -290,13 +290,23 @@ def test_a_slab_network_of_snemi3d_sees_five_sections_and_predicts_three_affinit
         network = configurations.METHODS[method].network(**arguments)
         assert (network.ndim, network.in_channels, network.out_channels) == (2, 5, 3)
         for stage in configurations.METHODS[method].stages:
-            logits = torch.zeros(1, 3, *source.patch, requires_grad=True)
+            logits = torch.zeros(1, 3 + len(source.far), *source.patch, requires_grad=True)
             labels = torch.ones(1, *source.patch, dtype=torch.int64)
             stage.loss(source)(logits, labels).backward()
-            assert logits.grad.abs().sum() > 0
+            assert all(channel.abs().sum() > 0 for channel in logits.grad[0])
     assert configurations.runs(["snemi3d"], list(configurations.METHODS), [0, 1, 2]) == [
         ("snemi3d", method, seed) for seed in (0, 1, 2) for method in source.methods
     ]
+
+
+def test_channels_of_longer_edges_go_when_the_network_is_trained():
+    source, recipe = configurations.DATA["snemi3d"], configurations.METHODS["unet-both"]
+    arguments = recipe.network_arguments(source)
+    trained = recipe.network(**(arguments | {"n_classes": 3 + len(source.far)})).eval()
+    left = experiments.nearest_only(trained, source, recipe)
+    sections = torch.rand(1, 5, 32, 32)
+    assert left.out_channels == 3
+    torch.testing.assert_close(left(sections), trained(sections)[:, :3])
 
 
 def test_a_fold_scores_the_sections_that_it_holds_out(small_world, monkeypatch):

@@ -98,9 +98,10 @@ def test_with_one_fold_there_is_nothing_to_compare(tmp_path):
 
 
 def test_seeds_of_snemi3d_are_compared_as_folds_are(tmp_path):
+    where = {"data": "snemi3d", "steps": DATA["snemi3d"].steps}
     for seed in (0, 1):
-        write(tmp_path, "seeds", ALONE, seed, [0.5], data="snemi3d", steps=4000)
-        write(tmp_path, "seeds", BOTH, seed, [0.4 + seed / 10], data="snemi3d", steps=4000)
+        write(tmp_path, "seeds", ALONE, seed, [0.5], **where)
+        write(tmp_path, "seeds", BOTH, seed, [0.4 + seed / 10], **where)
     (table,) = comparisons(load_scores(tmp_path))
     assert (table["key"], table["unit"], table["pairs"]) == ("snemi3d", "seeds", 2)
     assert table["rows"][0]["difference"] == pytest.approx(-0.05)
@@ -195,8 +196,8 @@ def test_an_ablation_changes_nothing_but_malis():
     for data in DATA:
         for ablation in ablations_of(data):
             theirs, ours = METHODS[ablation.baseline], METHODS[ablation.method]
-            (plain,) = (stage.loss(DATA[data]) for stage in theirs.stages)
-            first, *second = (stage.loss(DATA[data]) for stage in ours.stages)
+            (plain,) = (stage.near(DATA[data]) for stage in theirs.stages)
+            first, *second = (stage.near(DATA[data]) for stage in ours.stages)
             assert type(plain) is malis.AffinityCrossEntropy
             assert type(first if second else first.losses[1]) is malis.AffinityCrossEntropy
             for part in ("network", "peak_learning_rate", "boundary"):

@@ -217,6 +217,16 @@ class TestAugmentation:
         assert -0.21 < middles.min() < -0.15 and 0.15 < middles.max() < 0.21
         assert all((view.flatten().diff() > 0).all() for view in changed)  # order is kept
 
+    @pytest.mark.parametrize("by_section", [False, True])
+    def test_serial_sections_change_their_grey_values_one_by_one(self, by_section):
+        raw = torch.linspace(-0.5, 0.5, 64).view(1, 1, 8, 8).repeat(1, 4, 1, 1)
+        change = grey_value_changes(noise=0.0, by_section=by_section)
+        change.set_random_state(seed=0)
+        changed = change(raw).as_subclass(torch.Tensor)
+        assert changed.shape == raw.shape
+        means = changed.mean(dim=(0, 2, 3))
+        assert (len(means.unique()) == 4) == by_section
+
     def test_grey_values_are_those_of_plain_transforms(self):
         from monai import transforms
 
@@ -231,7 +241,8 @@ class TestAugmentation:
         raw = torch.linspace(-0.5, 0.5, 64).view(1, 8, 8)
         changes = pickle.loads(pickle.dumps(grey_value_changes()))
         strengths = {"contrast": 0.25, "brightness": 0.2, "gamma": 1.4, "noise": 0.08}
-        assert describe(changes) == {"class": "GreyValueChanges", **strengths}
+        known = {"class": "GreyValueChanges", **strengths, "by_section": False}
+        assert describe(changes) == known
         for seed in range(8):
             views = []
             for transform in (plain, changes, transforms.Compose([changes])):
