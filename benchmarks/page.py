@@ -71,10 +71,10 @@ without Dask. "Resumed" is the same call once more, when every block is done. Ti
 
 ## Scores and segmentation
 
-[EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
-`python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
-`python -m benchmarks.segmentation_quality`: how good the segmentations are, beside waterz (in the
-[report](../Report.pdf)).
+[EVALUATION.md](EVALUATION.md): VOI and Rand error compared with scikit-image.
+`python -m benchmarks.segmentation`: fragments and agglomeration compared with waterz.
+`python -m benchmarks.segmentation_quality`: how good the segmentations are, compared with waterz
+(in the [report](../Report.pdf)).
 """
 
 NO_GPU = """`python -m benchmarks.parallel_loss --device cuda` measures `malis.tensor_backend` on a
