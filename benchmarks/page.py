@@ -17,24 +17,24 @@ one process.
 
 `python -m benchmarks.loss` ({processor}, one thread, {date}).
 
-The yardstick is what the two passes cost when they are built the plain way, with
-`hg.bpt_canonical` on a graph object: two trees, nothing counted. The counts below include
-everything from affinities and labels to counts. All are CPU times, the least of several runs in
-turns. "Higra" is the sequential path, "Numba" the same in compiled loops (`malis.compiled`; needs
-the extra `fast`), "tensors" the data-parallel form of `malis.tensor_backend` on the same thread.
-The last column divides by two calls on the affinities as they are, which have fewer ties than those
-of the passes.
+The yardstick is the plain way to build the trees of the two passes: two calls of
+`hg.bpt_canonical` on a graph object, and nothing is counted. Our times include everything from
+affinities and labels to counts. All are CPU times; the forms run in turns, and the shortest of
+several runs is given. "Higra" is the sequential path, "Numba" the same in compiled loops
+(`malis.compiled`; needs the extra `fast`), and "tensors" the data-parallel form of
+`malis.tensor_backend` on the same thread. The last column divides by two calls on unaltered
+affinities, which have fewer ties than those of the passes.
 
 {sizes}
 
-`backend="auto"` takes Numba on a CPU where it is installed. Without it, it takes the tensors for
-constrained counts without masks of samples of at least 2^19 voxels or of at least 16 samples of at
-most 2^11 voxels, and Higra for all others. On a GPU it takes the tensors.
+On a CPU, `backend="auto"` takes Numba where it is installed. Otherwise it takes the tensors for
+constrained counts without masks if samples have at least 2^19 voxels, or if there are at least 16
+samples of at most 2^11 voxels, and Higra in all other cases. On a GPU it takes the tensors.
 
-The first count of a process also loads Numba and the compiled loops: {cached} s by the clock, and
-{compiled} s where they have not been compiled yet (once for a user and a version).
+The first count of a process also loads Numba and the compiled loops. This takes {cached} s of
+wall-clock time, and {compiled} s if they have not been compiled yet (once per user and version).
 
-Losses with their gradients. The README's sum is cross-entropy and MALIS in windows of 32 x 32:
+Losses with their gradients; the README's sum is cross-entropy plus MALIS in windows of 32 x 32:
 
 {losses}
 
@@ -47,8 +47,8 @@ The number of labels does not matter, because no table of labels is made ({label
 Peak memory of a process that counts at {memory_shape} voxels, beyond what it held before: Higra
 {memory}; Numba {memory_numba}.
 
-**Where the time goes** at {phases_shape}, Higra path: {phases}. The tree is Higra's union-find: one
-random access after another, bound by memory latency. What was saved on the way there: one tree
+**Where the time goes** at {phases_shape}, Higra path: {phases}. The tree is Higra's union-find, one
+random access after another, so memory latency bounds it. What was saved on the way: one tree
 instead of two; a radix sort over 16-bit halves instead of a comparison sort; no graph object and no
 spanning-tree graph; sums of sizes instead of a table of nodes times labels; maxima over ranges of a
 line instead of lowest common ancestors.
@@ -57,33 +57,32 @@ line instead of lowest common ancestors.
 
 {gpu}
 
-On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`):
-{parallel}.
+On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_parallel_cpu.json`),
+compared with the two calls: {parallel}.
 
 ## Block by block
 
 `python -m benchmarks.blockwise --only bookkeeping` ({blocks_processor}, {blocks_date}):
 planning, halos, notes and report of all {steps} steps of a run whose blocks read and write nothing,
-without Dask; "gone on with" is the same call once more, when every block is done. CPU time; the
-wall-clock time is in `report/results/benchmark_blockwise.json`, with the load of the machine.
+without Dask. "Resumed" is the same call once more, when every block is done. Times are CPU times;
+`report/results/benchmark_blockwise.json` has wall-clock times and the load of the machine.
 
 {blocks}
 
 ## Scores and segmentation
 
-[EVALUATION.md](EVALUATION.md): VOI and Rand error beside scikit-image.
-`python -m benchmarks.segmentation`: fragments and agglomeration beside waterz.
-`python -m benchmarks.segmentation_quality`: how good the segmentations are, beside waterz (in the
-[report](../Report.pdf)).
+[EVALUATION.md](EVALUATION.md): VOI and Rand error compared with scikit-image.
+`python -m benchmarks.segmentation`: fragments and agglomeration compared with waterz.
+`python -m benchmarks.segmentation_quality`: how good the segmentations are, compared with waterz
+(in the [report](../Report.pdf)).
 """
 
 NO_GPU = """`python -m benchmarks.parallel_loss --device cuda` measures `malis.tensor_backend` on a
 GPU, checks that it equals the CPU, and writes `report/results/benchmark_parallel_cuda.json`. No GPU
-was at hand when this page was written, so there is no such figure."""
+was at hand when this page was written, so its times are missing."""
 GPU = """`python -m benchmarks.parallel_loss --device cuda` ({device}, {date}): constrained loss and
-gradient. The floors are the bytes that the operations move, and those of the loss's input and
-output alone,
-over the bandwidth of a large copy."""
+gradient. A floor is a number of bytes over the bandwidth of a large copy: the bytes that all
+operations move, or those of the loss's input and output alone."""
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:
@@ -183,7 +182,7 @@ def main() -> None:
             blocks_date=blockwise["environment"]["date"][:10],
             steps=blockwise["bookkeeping"]["steps"],
             blocks=table(
-                ["blocks", "new run (s)", "gone on with (s)", "new run, per block (µs)"],
+                ["blocks", "new run (s)", "resumed (s)", "new run, per block (µs)"],
                 [
                     [
                         f"{row['blocks']:,}",
@@ -202,9 +201,9 @@ def main() -> None:
 
 
 def memory_text(rows: list[dict[str, Any]]) -> str:
-    """List bytes an edge."""
+    """List bytes per edge."""
     return (
-        ", ".join(f"{row['kind']} {row['bytes_per_edge']:.0f}" for row in rows) + " bytes an edge"
+        ", ".join(f"{row['kind']} {row['bytes_per_edge']:.0f}" for row in rows) + " bytes per edge"
     )
 
 
@@ -231,12 +230,12 @@ def gpu_text(results: dict[str, Any]) -> str:
 def parallel_text(results: dict[str, Any]) -> str:
     """Say how many times as fast as two plain calls the tensor form is, and its peak memory."""
     times = [
-        f"{shape_of(case)} voxels {case['times_as_fast']:.1f} times as fast as the two calls"
+        f"{shape_of(case)} voxels {case['times_as_fast']:.1f} times as fast"
         for case in results["cases"]
         if case["source"] == "FIB-25"
     ]
     bytes_per_edge = results["memory"]["constrained_bytes_per_edge"]
-    return f"{'; '.join(times)}; peak memory {bytes_per_edge:.0f} bytes an edge"
+    return f"{'; '.join(times)}; peak memory {bytes_per_edge:.0f} bytes per edge"
 
 
 if __name__ == "__main__":

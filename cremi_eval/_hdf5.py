@@ -19,8 +19,8 @@ class PendingFile:
     """An HDF5 file under a temporary name, which gets its own name when it is published.
 
     After a write that fails on a full disk, the HDF5 library cannot close its file any more, and
-    may crash when Python ends. So room is taken from the disk before the library writes: what fails
-    is `reserve`, and there is always enough left to close the file.
+    may crash when Python ends. So room is taken from the disk before the library writes. On a full
+    disk `reserve` fails, and there is always enough left to close the file.
 
     Parameters
     ----------

@@ -2,8 +2,8 @@
 
 A file is made under a temporary name beside its place and renamed when it is complete. Until then,
 a file that was there before stays as it was. The temporary file is deleted if the program ends by
-an exception; `signals_raise` makes one of the signals that would end it without. What a killed
-process leaves behind is deleted by the next one that writes the same file.
+an exception; `signals_raise` turns signals that would end it otherwise into an exception. What a
+killed process leaves behind is deleted by the next one that writes the same file.
 """
 
 import contextlib

@@ -109,7 +109,7 @@ def score_files(
     -------
     dict
         "neuron_ids", "synaptic_clefts" and "synaptic_partners", as far as both files have them,
-        and the names of the files. Fit for JSON but for infinite distances and NaN.
+        and the names of the files. Fit for JSON, except for infinite distances and NaN.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def neuron_scores(
     ZeroDivisionError
         If every voxel is ignored.
     TypeError, ValueError
-        If the labels are no integers, negative, or not on one grid.
+        If the labels are not integers, are negative, or are not on one grid.
     """
     evaluation = NeuronIds(truth, border_threshold, ignore_groundtruth=ignore_groundtruth)
     result: dict[str, Any] = {
@@ -207,7 +207,7 @@ def neuron_table(scores: dict[str, Any]) -> str:
 
 
 def block(title: str, rows: dict[str, Any]) -> str:
-    """Lay out named numbers under a title; None is a number that there is not."""
+    """Lay out named numbers under a title; None marks a number that does not exist."""
 
     def text(value: float | None) -> str:
         if value is None:

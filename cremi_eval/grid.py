@@ -1,4 +1,4 @@
-"""Bring two volumes onto one grid, or say why they are not."""
+"""Bring two volumes onto one grid, or say why that is impossible."""
 
 import functools
 import logging

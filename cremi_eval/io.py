@@ -65,10 +65,10 @@ class CremiFile:
 
     Notes
     -----
-    Two things differ from cremi_python on purpose, because an interrupted run, or a full disk,
-    there destroys an earlier result and leaves half a file. Mode "w" does not replace a file unless
-    told to. And what is written goes to a file of a temporary name beside its place, with mode "a"
-    to a copy of the file that is there; it is renamed when it is closed. An exception inside the
+    Two things differ from cremi_python on purpose, because there an interrupted run or a full disk
+    destroys an earlier result and leaves half a file. Mode "w" does not replace a file unless told
+    to. And what is written goes to a file of a temporary name beside its place, with mode "a" to a
+    copy of the file that is there; it is renamed when it is closed. An exception inside the
     ``with`` block removes it and leaves an earlier file as it was. So mode "a" needs room for a
     second copy, and what another program wrote to the file meanwhile is never overwritten: `close`
     then raises an error.

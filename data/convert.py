@@ -196,7 +196,7 @@ def convert(
     ------
     ValueError
         If the output is an input, the shapes differ, there are fewer sections than asked for, raw
-        does not fit into uint8, or labels are no whole numbers.
+        does not fit into uint8, or labels are not whole numbers.
     OSError
         If something cannot be read or written, or the output exists.
     """

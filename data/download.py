@@ -4,11 +4,11 @@ A, B, C, A+, B+ and C+ are the samples of CREMI. ``snemi3d`` is the archive of t
 challenge; its TIFF stacks become CREMI files: snemi3d_ac4.hdf with labels, snemi3d_ac3.hdf without,
 because the archive has no labels of the test volume.
 
-A file gets its name only when it is complete, opens as HDF5, holds what a CREMI sample holds, and
-has the checksum recorded for it, if there is one. CREMI publishes no checksums; the SHA-256 of what
-was fetched is therefore written beside it (NAME.sha256), and a later download has to agree with it.
-An interrupted transfer leaves NAME.part, and the same command goes on from there. Files that exist
-are never touched.
+A file gets its final name only when it is complete, opens as HDF5, has the contents of a CREMI
+sample, and has the checksum recorded for it, if there is one. CREMI publishes no checksums; the
+SHA-256 of what was fetched is therefore written beside it (NAME.sha256), and a later download has
+to agree with it. An interrupted transfer leaves NAME.part, and the same command resumes it. Files
+that exist are never touched.
 """
 
 import argparse
@@ -201,7 +201,7 @@ def _unpack(archive: zipfile.ZipFile, raw: str, labels: str | None, output: Path
 
 
 class _Resuming:
-    """A downloader for pooch that goes on where an earlier transfer broke off."""
+    """A downloader for pooch that resumes a transfer that broke off."""
 
     def __init__(self, part: Path, needed: list[str] | None) -> None:
         self.part = part

@@ -1,8 +1,8 @@
 """Maximin affinity learning of image segmentation (MALIS).
 
 ``malis.MalisLoss`` is the constrained all-pairs loss of Funke et al. (2019), ``malis.MaximinLoss``
-the sampled one of Turaga et al. (2009); ``malis.pair_counts`` and ``malis.maximin_edges`` are what
-they are built from. ``malis.segment`` turns predicted affinities into labels.
+the sampled one of Turaga et al. (2009). They are built from ``malis.pair_counts`` and
+``malis.maximin_edges``. ``malis.segment`` turns predicted affinities into labels.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load `segment` when it is asked for: the losses do without all that it needs."""
+    """Load `segment` on first use: the losses do not need what it imports."""
     if name == "segment":
         from malis.segmentation import segment
 

@@ -1,7 +1,7 @@
-"""The one gate: where the user's data comes in.
+"""The checks of what the user passes in, all in one place.
 
-Shapes, dtypes and ranges, each with its message; the choice of a backend; and what `torch.compile`
-runs as it is, because trees and tables of NumPy and Higra are nothing to trace.
+Shapes, dtypes and ranges, each with its message; the choice of a backend; and a decorator for what
+`torch.compile` runs as it is, because trees and tables of NumPy and Higra give it nothing to trace.
 """
 
 import functools
@@ -86,7 +86,7 @@ def check_affinity_shape(shape: Sequence[int], offsets: np.ndarray, batched: boo
 def check_affinities(
     affinities: Array, offsets: np.ndarray, batched: bool, from_logits: bool = False
 ) -> Array:
-    """Check affinities and return them as they are compared: float32, in kind, where they are.
+    """Check affinities and return them as float32, the same kind of array on the same device.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def check_affinities(
 
 
 def _surely_finite(values: Array) -> bool:
-    """Whether the sum of all numbers is finite: then each of them is, and nothing is cheaper."""
+    """Whether the sum of all numbers is finite, the cheapest proof that each of them is."""
     with np.errstate(over="ignore", invalid="ignore"):
         return math.isfinite(values.sum().item())
 
@@ -155,7 +155,7 @@ def _extremes(values: Array) -> tuple[float, float]:
 
 
 def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> Array:
-    """Overwrite what stands on edges that leave the volume.
+    """Overwrite the values of edges that leave the volume.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def check_labels(labels: Array, shape: Sequence[int]) -> None:
 
 
 def comparable(labels: torch.Tensor) -> torch.Tensor:
-    """Return labels as what torch can compare and sort: uint64 becomes int64, by the same bits.
+    """Return labels in a type that torch can compare and sort: uint64 becomes int64, same bits.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def comparable(labels: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     int64 tensor
-        Equal where the labels are equal, and 0 where they are 0; no more is needed of them.
+        Equal where the labels are equal, and 0 where they are 0; nothing else is promised.
     """
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
@@ -246,7 +246,7 @@ def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
 
 
 class Checked(NamedTuple):
-    """A prediction and its ground truth that have passed the gate.
+    """A prediction and its ground truth that have passed all checks.
 
     Attributes
     ----------
@@ -281,9 +281,9 @@ def check_prediction(
     labels : ([B,] *spatial) integer array or tensor
     offsets : (C, ndim) int64 array
     edge_mask : ([B,] C, *spatial) array or tensor, optional
-        0 or False, and anything else.
+        0 or False means no, anything else means yes.
     labelled_mask : ([B,] *spatial) array or tensor, optional
-        0 or False, and anything else.
+        0 or False means no, anything else means yes.
     batched : bool, optional
         Whether the batch axis must be there; by default it may.
     from_logits : bool
@@ -318,7 +318,7 @@ def check_mask(mask: Array | None, shape: Sequence[int], name: str) -> Array | N
     Parameters
     ----------
     mask : array or tensor, optional
-        0 or False, and anything else.
+        0 or False means no, anything else means yes.
     shape : sequence of int
         The shape it must have.
     name : str
@@ -374,7 +374,7 @@ def as_numpy(array: Array) -> np.ndarray:
 
 
 def like(array: np.ndarray | torch.Tensor, model: Array) -> Array:
-    """Return an array or a tensor as what `model` is, on its device.
+    """Return an array or tensor as the same kind as `model`, on its device.
 
     Parameters
     ----------
@@ -427,11 +427,11 @@ def has_numba() -> bool:
 def choose_backend(
     backend: str, affinities: Array, offsets: np.ndarray, *, general: bool = False
 ) -> str:
-    """Say which backend "auto" is: the fastest one for these affinities.
+    """Resolve a backend: "auto" becomes the fastest one for these affinities.
 
     On a CUDA device that is "parallel", on a CPU "numba". Without Numba, the parallel form takes
     0.5 to 0.8 of Higra's time on one thread of a CPU for samples of 2^19 voxels and more (and a
-    third more memory); they are even at 64^3, and below Higra is faster, except for many small
+    third more memory); they are even at 64^3, and below that Higra is faster, except for many small
     samples (windows of a patch), which the parallel form takes as one graph: 64 of 32x32 in half of
     Higra's time. For masks and the unconstrained form, Higra stays the choice on a CPU, because the
     parallel form would take more than 100 bytes an edge.
@@ -454,7 +454,7 @@ def choose_backend(
     ValueError
         If the backend is none of the four, or "numba" and a sample is too large for it.
     ModuleNotFoundError
-        If it is "numba", which is not installed.
+        If it is "numba" and Numba is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f'backend must be "auto", "higra", "numba" or "parallel", got "{backend}"')

@@ -1,7 +1,6 @@
-"""Packages that only an extra of the installation brings, imported where they are needed.
+"""Packages that belong to an extra of the installation, imported where they are needed.
 
-What only some users need is imported when it is used. Where it is missing, the error names the
-extra of pyproject.toml that brings it.
+If such a package is missing, the error names the extra of pyproject.toml that brings it.
 """
 
 import importlib

@@ -19,7 +19,7 @@ from malis._checks import Array, Offsets, check_labels, check_offsets, comparabl
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:
-    """Return the negative unit steps, the nearest neighbourhood of the field's convention.
+    """Return the negative unit steps, the usual nearest neighbourhood of the field.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def affinities_from_labels(labels: Array, offsets: Offsets) -> Array:
 
 
 def same_object(labels: Array, offsets: np.ndarray) -> Array:
-    """Mark the edges whose both ends carry the same object.
+    """Mark the edges whose two ends carry the same object.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def as_numbers(marks: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
 
 
 def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
-    """Mark the edges whose both ends lie within the volume.
+    """Mark the edges whose two ends lie within the volume.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the shape has not as many axes as the offsets.
+        If the shape does not have as many axes as the offsets.
     """
     offsets = check_offsets(offsets)
     if len(shape) != offsets.shape[1]:

@@ -1,13 +1,13 @@
 r"""Losses made of losses: a weighted sum, a loss on windows, a loss that sees a margin.
 
-All are called like the losses inside, ``loss(affinities, labels)``, and pass masks on to them.
+All are called like the losses inside them, ``loss(affinities, labels)``, and pass masks on.
 
-**Windows.** The maximin edge of two large objects is the one weakest place of their whole common
-border. In a large patch with many weak places, nearly all pairs share a few edges, and the rest of
-the border gets no gradient until those are mended. Worse, a network whose borders all leak
-somewhere is charged more than one that predicts the same affinity everywhere, so that training may
-settle there. Windows cut the patch apart: the network keeps its context, but each window is a graph
-of its own, with maximin edges of its own, and the weights of its pairs sum to 1 in each window.
+**Windows.** The maximin edge of two large objects is the worst leak in their whole common border.
+In a large patch with many leaks, nearly all pairs share a few edges, and the rest of the border
+gets no gradient until those leaks are closed. Worse, a network whose borders all leak somewhere is
+charged more than one that predicts the same affinity everywhere, so that training may settle there.
+Windows cut the patch apart: the network keeps its context, but each window is a graph of its own,
+with maximin edges of its own, and the weights of its pairs sum to 1 in each window.
 """
 
 import operator
@@ -29,7 +29,7 @@ class SumLoss(AffinityLoss):
     Parameters
     ----------
     losses : sequence of modules
-        Each called with (affinities, labels), or with logits where all are made for them.
+        Each is called with (affinities, labels), or with logits if all of them take logits.
     weights : sequence of float, optional
         :math:`\alpha`; all 1 by default.
 
@@ -50,7 +50,7 @@ class SumLoss(AffinityLoss):
 
     @property
     def from_logits(self) -> bool:
-        """Whether the losses take logits; a ValueError where they disagree."""
+        """Whether the losses take logits; a ValueError if they disagree."""
         kinds = [(type(loss).__name__, getattr(loss, "from_logits", False)) for loss in self.losses]
         if len({takes for _, takes in kinds}) > 1:
             found = ", ".join(f"{name}: {['affinities', 'logits'][takes]}" for name, takes in kinds)
@@ -85,7 +85,7 @@ class SumLoss(AffinityLoss):
         Returns
         -------
         dict of tensors
-            By the name of their class, with the place in the sum behind it where two share one.
+            By class name, followed by the place in the sum if two losses share a name.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class SumLoss(AffinityLoss):
 
 
 class _LossAround(AffinityLoss):
-    """A loss that changes what comes, and calls the loss inside."""
+    """A loss that changes its input and calls the loss inside."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class WindowLoss(_LossAround):
     Parameters
     ----------
     loss : nn.Module
-        Called with (affinities, labels), averages over the batch; a `malis.MalisLoss` above all.
+        Called with (affinities, labels), averages over the batch; usually a `malis.MalisLoss`.
     size : int or (ndim,) sequence of int
         Voxels of a window along every axis; must divide the patch.
 
@@ -141,8 +141,8 @@ class WindowLoss(_LossAround):
     Notes
     -----
     An edge that leaves its window is in no graph and gets no gradient. Masks are cut like the
-    affinities and labels. Which parts of an object meet within a window is told by the labels as
-    they stand, those of unlabelled voxels included.
+    affinities and labels. Whether parts of an object meet within a window depends on the labels as
+    they are, including those of unlabelled voxels.
 
     Examples
     --------
@@ -172,27 +172,27 @@ class WindowLoss(_LossAround):
 
 
 class GrowBoundaryLoss(_LossAround):
-    """A loss that sees a margin of background between objects, beside others that do not.
+    """A loss that sees a margin of background between objects, for use beside losses that do not.
 
-    MALIS needs the margin where labels touch; to cross-entropy an edge in the wrong place is one of
-    thousands. In our experiments on FIB-25 their sum did better where both saw the margin, so try
-    `PatchDataset(boundary=...)` first.
+    MALIS needs the margin where labels touch; for cross-entropy, an edge in the wrong place is one
+    of thousands. In our experiments on FIB-25 their sum did better where both saw the margin, so
+    try `PatchDataset(boundary=...)` first.
 
     Parameters
     ----------
     loss : nn.Module
-        Called with (affinities, labels); a `malis.MalisLoss` above all, or one on windows.
+        Called with (affinities, labels); usually a `malis.MalisLoss`, or one on windows.
     steps : int or (ndim,) sequence of int
         See `grow_boundary`.
 
     Raises
     ------
     TypeError, ValueError
-        As `grow_boundary` does, for steps that are no steps.
+        As `grow_boundary`, for invalid steps.
 
     Notes
     -----
-    What the margin cuts in two are two objects then. Masks are passed on as they are.
+    An object that the margin cuts in two becomes two objects. Masks are passed on as they are.
 
     Examples
     --------

@@ -1,13 +1,13 @@
-r"""What a loss is, what a single edge is charged, and cross-entropy: every edge charged alike.
+r"""How losses are called, what a single edge is charged, and cross-entropy over all edges alike.
 
 An edge within an object should have affinity 1 and is charged :math:`\ell(a)`; an edge between two
 objects should have affinity 0 and is charged :math:`\ell(1 - a)`.
 
-**Logits.** A network puts out logits x, and the sigmoid makes affinities of them. In float32 it
+**Logits.** A network puts out logits x, and the sigmoid turns them into affinities. In float32 it
 rounds to 1 from a logit of 17 on, in float16 from 8.5, in bfloat16 from 6.25. The order of such
-edges is lost, and those that are wrong get no gradient. Losses with ``from_logits=True`` take x
-itself: they order the edges by it, and compute cross-entropy as
-:math:`-\log a = \log(1 + e^{-x})`, whose gradient at a wrong edge tends to 1.
+edges is lost, and wrong ones get no gradient. Losses with ``from_logits=True`` take x itself: they
+order the edges by it, and compute cross-entropy as :math:`-\log a = \log(1 + e^{-x})`, whose
+gradient at a wrong edge tends to 1.
 """
 
 import functools
@@ -38,7 +38,7 @@ LOGIT_LOSSES: dict[
 def edge_losses(
     affinities: Tensor, edge_loss: str, margin: float, from_logits: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Compute what every edge is charged within an object, and between two.
+    """Compute the charge of every edge if it lies within an object, and if it lies between two.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def warn_of_half_precision() -> None:
 
 
 class AffinityLoss(nn.Module):
-    """How every loss is called: those on edges, and those made of other losses.
+    """Base of all losses, those on edges and those made of other losses.
 
     Attributes
     ----------
@@ -137,12 +137,12 @@ class AffinityLoss(nn.Module):
         return self._evaluate(affinities, labels, given_masks(edge_mask, labelled_mask))
 
     def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
-        """Compute the loss; of the masks, those that there are."""
+        """Compute the loss, with the masks that were given."""
         raise NotImplementedError
 
 
 def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:
-    """Return those masks that there are as keywords, for a loss that may take none."""
+    """Return the masks that were given as keywords, for a loss that may take none."""
     masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
     return {name: mask for name, mask in masks.items() if mask is not None}
 
@@ -191,7 +191,7 @@ class AffinityCrossEntropy(AffinityLoss):
         return total / known.sum().clamp(min=1)
 
     def _targets(self, checked: Checked) -> tuple[Tensor, Tensor | None]:
-        """Return which edges lie within an object, and which are known; None: all that exist."""
+        """Return which edges lie within an object, and which are known (None: all that exist)."""
         values, *rest = checked
         labels, known, labelled = (None if x is None else like(x, values) for x in rest)
         target = same_object(labels, self.offsets)

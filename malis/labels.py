@@ -36,7 +36,7 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     Raises
     ------
     TypeError
-        If labels are no array of integers.
+        If labels are not an array of integers.
     """
     if not isinstance(labels, np.ndarray):
         raise TypeError(f"labels must be a NumPy array, got {type(labels).__name__}")
@@ -85,7 +85,7 @@ def grow_boundary(labels: Array, steps: int | Sequence[int] = 1) -> Array:
     """Turn the outermost voxels of every object into background.
 
     Two objects that touch are then 2 x `steps` voxels apart; an object that is thinner than that
-    vanishes. The faces of the volume are no borders.
+    vanishes. The faces of the volume are not borders.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def grow_boundary(labels: Array, steps: int | Sequence[int] = 1) -> Array:
     Raises
     ------
     TypeError
-        If labels are no array or tensor of integers, or steps are not integers.
+        If labels are not an array or tensor of integers, or steps are not integers.
     ValueError
         If steps are negative or not as many as the axes.
 

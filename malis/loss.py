@@ -57,7 +57,7 @@ def malis_weights(
     from_logits: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""Weigh every edge by the pairs that it decides: for an edge loss of one's own.
+    r"""Weigh every edge by the pairs that it decides, for an edge loss of your own.
 
     With the pair counts :math:`w^\pm_e` of `pair_counts`, the weights are
 
@@ -216,7 +216,7 @@ class MalisLoss(AffinityLoss):
     def _weights(
         self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Check what came, count its pairs, and weigh the edges."""
+        """Check the input, count its pairs, and weigh the edges."""
         options = {"batched": True, "from_logits": self.from_logits}
         checked = check_prediction(affinities, labels, self.offsets, **masks, **options)
         counts = count_pairs(checked, self.offsets, self.constrained, self.backend)
@@ -238,7 +238,7 @@ class MaximinLoss(AffinityLoss):
     offsets : (C, ndim) integers
         Edge of every channel.
     n_pairs : int
-        P, number of pairs that are drawn from every sample of a batch.
+        P, number of pairs sampled from every volume of a batch.
     margin : float
         m of the squared hinge, in [0, 1).
     edge_loss : {"squared_hinge", "squared", "cross_entropy"}

@@ -59,7 +59,7 @@ class MaximinTree:
         Parent of every node; the root, the last node, is its own parent.
     edges : (N-1,) int64 array
         The edge that made merge ``N + i``, numbered as in `malis.affinity.grid_edges`. Numbers from
-        `n_edges` on are no edges of the grid: they join the pieces of an unconnected graph.
+        `n_edges` on are not edges of the grid: they join the pieces of an unconnected graph.
     n_edges : int
         Number of edges of the grid graph.
     """

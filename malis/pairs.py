@@ -61,7 +61,7 @@ def pair_counts(
 ) -> tuple[Array, Array]:
     """Count the voxel pairs that every edge decides.
 
-    An edge of the maximin tree decides the pairs whose maximin path it is the weakest link of.
+    An edge of the maximin tree decides the pairs on whose maximin path it is the weakest link.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ def pair_counts(
         How the trees are built, with the same result: one edge after the other on the host, by
         Higra or in compiled loops (`malis.compiled`; needs the extra "fast"), or as tensor
         operations on the device of the affinities (`malis.tensor_backend`). "auto" is "parallel" on
-        a CUDA device and "numba" on a CPU. Where Numba is not installed, it is "parallel" for
-        constrained counts without masks of samples of at least 2^19 voxels or of many small ones,
-        where that is faster than Higra on a CPU too; else "higra".
+        a CUDA device and "numba" on a CPU. Without Numba, it is "parallel" for constrained counts
+        without masks if samples have at least 2^19 voxels or are many and small, where that is
+        faster than Higra on a CPU, too; else "higra".
 
     Returns
     -------
@@ -180,8 +180,8 @@ def rand_error(
 
     .. math:: \Big(\sum_{e: a_e < t} w^+_e + \sum_{e: a_e \ge t} w^-_e\Big) \Big/ \tfrac{N(N-1)}{2}
 
-    for N voxels that are not background: what MALIS minimises, with a smooth loss in the place of
-    the threshold.
+    for N voxels that are not background. MALIS minimises this, with a smooth loss in place of the
+    threshold.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Sizes: what goes into a network, what comes out, and which input voxels an output voxel reads.
 
-Every axis is treated alone, by four numbers. A network accepts the sizes ``smallest``,
+Every axis is treated on its own, by four numbers. A network accepts the sizes ``smallest``,
 ``smallest + stride``, ``smallest + 2 stride``, ...; its output has lost ``crop`` voxels on each
-side. ``context`` is what inference from tiles rests on: in a tile that starts on a multiple of
+side. Inference from tiles rests on ``context``: in a tile that starts on a multiple of
 ``stride``, an output voxel at least ``context`` voxels away from the tile's edge has the value that
 it has in the whole volume.
 """
@@ -26,7 +26,7 @@ class Geometry:
     crop : tuple of int
         Voxels that the output lacks on each side of the input; 0 with padded convolutions.
     context : tuple of int
-        Distance from the edge of an aligned input from which on an output voxel does not feel
+        Least distance from the edge of an aligned input at which an output voxel does not depend on
         that edge; at least ``crop``.
     field_of_view : tuple of int
         Input voxels, from the first to the last, that one output voxel reads.
@@ -57,7 +57,7 @@ class Geometry:
         ------
         ValueError
             If an axis is too small, or does not divide: somewhere on the way down the pooling would
-            drop a row, and the halves of the network would no longer lie on each other.
+            drop a row, and the two halves of the network would no longer align.
         """
         size = per_axis(input_size, len(self.stride), "input_size")
         if self.floor(size) != size:
@@ -154,7 +154,7 @@ def unet_geometry(
     Raises
     ------
     ValueError
-        If a parameter is out of range or a list has not one entry per level.
+        If a parameter is out of range or a list does not have one entry per level.
 
     References
     ----------

@@ -38,7 +38,7 @@ class UNet(FullyConvolutional):
         The first level has ``2**wf`` feature maps, every further one twice as many.
     padding : bool
         Pad the convolutions with zeros, so that the output is as large as the input. The values
-        near the border then rest on zeros that are no tissue.
+        near the border then depend on zeros that are not tissue.
     batch_norm : bool
         Batch normalisation after every activation.
     up_mode : {"upconv", "upsample"}

@@ -1,4 +1,4 @@
-"""What every network here tells about itself, so that training and inference treat all alike."""
+"""What every network here says about itself, so that training and inference treat all alike."""
 
 import warnings
 

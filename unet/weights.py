@@ -36,7 +36,7 @@ def load_weights(net: nn.Module, source: str | os.PathLike | Mapping) -> nn.Modu
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no checkpoint, or belongs to another architecture; the message names the
+        If the file is not a checkpoint, or belongs to another architecture; the message names the
         first weight that differs.
     """
     where = "the mapping" if isinstance(source, Mapping) else os.fspath(source)

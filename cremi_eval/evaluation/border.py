@@ -59,7 +59,7 @@ def create_border_mask_2d(image: np.ndarray, max_dist: float) -> np.ndarray:
     A pixel is a border pixel if one of its four neighbours has another label, so a boundary is two
     pixels wide. The distance is Euclidean, from pixel centre to pixel centre.
 
-    A section of a single label has no border. What cremi_python does then hangs on a detail of
+    A section of a single label has no border. What cremi_python then does depends on a detail of
     SciPy: distances are measured to a point outside the image, at row -1 and column 0, and a few
     pixels of the corner are masked. The challenge's numbers contain this, so it is done here, too,
     explicitly.

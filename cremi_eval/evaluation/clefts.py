@@ -1,4 +1,4 @@
-"""Synaptic clefts: how far do detections and ground truth lie apart."""
+"""Synaptic clefts: how far detections and ground truth lie apart."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ INVALID = 2**64 - 2
 class Clefts:
     """Detected synaptic clefts, compared with the true ones.
 
-    Only where a cleft is counts, not which one. Every voxel except 2^64-1 is cleft, label 0, too.
-    Voxels that are 2^64-2 in the truth are background in both volumes; in the detections that id
-    is a cleft like any other.
+    Only the place of a cleft counts, not its id. Every voxel except 2^64-1 is cleft, label 0, too.
+    Voxels that are 2^64-2 in the truth are background in both volumes; in the detections that id is
+    a cleft like any other.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The contingency table: how many voxels does every pair of segments share."""
+"""The contingency table: how many voxels every pair of segments shares."""
 
 import math
 from collections.abc import Iterable

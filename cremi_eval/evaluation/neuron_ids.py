@@ -85,7 +85,7 @@ class NeuronIds:
         ValueError
             If shapes or resolutions disagree, or a label is negative.
         TypeError
-            If the labels are no integers.
+            If the labels are not integers.
         """
         return voi_of_table(self.contingency_table(segmentation))
 

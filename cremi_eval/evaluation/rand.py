@@ -39,7 +39,7 @@ def adapted_rand(
     Raises
     ------
     TypeError, ValueError
-        If the arrays are no labels of one shape.
+        If the arrays are not labels of one shape.
 
     See Also
     --------
@@ -59,7 +59,7 @@ def adapted_rand_of_table(table: ContingencyTable) -> tuple[float, float, float]
     and to the upper part of R, where c of all n voxels are 0. Every such voxel was meant to be a
     segment of its own, which would be c instead of c/n. So voxels labelled 0 cost recall, and a
     perfect segmentation that contains label 0 does not reach error 0. The challenge's numbers
-    contain this, therefore ours do, too.
+    contain this, so ours do, too.
 
     Parameters
     ----------

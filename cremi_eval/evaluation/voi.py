@@ -37,7 +37,7 @@ def voi(
     ZeroDivisionError
         If no voxel is left to be counted.
     TypeError, ValueError
-        If the arrays are no labels of one shape.
+        If the arrays are not labels of one shape.
 
     References
     ----------
