@@ -43,7 +43,7 @@ from malis.scale.volumes import create_ome_zarr, open_volume
 from malis.training.checkpoint import load_model
 from report.record import RESULTS, write_results
 
-MODEL = Path(__file__).resolve().parents[1] / "data" / "models" / "synthetic.model"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "models" / "isbi2012.model"
 ANISOTROPIC = (40.0, 4.0, 4.0)
 SEED = 0
 

@@ -27,6 +27,7 @@ from cremi_eval.evaluation import NeuronIds
 from data.locate import find_volume
 from malis import pictures
 from malis.labels import relabel_components
+from malis.pictures import match_labels
 from malis.pictures.surfaces import show_surfaces
 from malis.training.checkpoint import Model, load_model
 from malis.training.dataset import LabelledVolume, load_volume
@@ -38,13 +39,15 @@ from report.scores import LINKAGES, make_samples
 from report.tables import MAIN, TITLES
 
 GALLERY = FIGURES / "gallery"
-PICTURED = ("snemi3d", "fib25_volume", "isbi2012", "synthetic", "cremi_crop")
+PICTURED = ("snemi3d", "fib25_slab", "isbi2012", "synthetic", "cremi_crop")
 WINDOW = 300  # pixels that a panel shows along each axis, from the middle of the section
 ZOOM = 2  # pixels of a picture for a pixel of tissue
 COLOURS = 200
 TOLERANCES = {True: 7, False: 3}  # pixels by which a border may be off; wide where it is drawn
-SHOWN = ("unet-cross-entropy", "unet-ce-then-malis", "unet-ce-then-both", "unet-both")
+SHOWN = ("unet-cross-entropy", "unet-ce-then-both", "unet-both")
 BODIES = 8  # in a picture of neurons
+COMPARED = 3  # the largest ones of a held-out volume, in the truth and in every segmentation
+FINE = 4  # pixels that make one in a picture of surfaces, where sections are large
 
 
 def find_models(data: str) -> dict[str, Path]:
@@ -55,8 +58,8 @@ def find_models(data: str) -> dict[str, Path]:
         if path := next(filter(Path.is_file, own), None):
             found[method] = path
     card = MODELS / f"{data}.json"
-    if card.is_file():
-        found.setdefault(json.loads(card.read_text())["method"], card.with_suffix(".model"))
+    if card.is_file() and (method := json.loads(card.read_text())["method"]) in METHODS:
+        found.setdefault(method, card.with_suffix(".model"))
     return found
 
 
@@ -82,19 +85,6 @@ def overlaps(segments: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
     pairs = pd.DataFrame({"segment": segments.ravel(), "true": truth.ravel()}).astype("int64")
     found = pairs[(pairs > 0).all(axis=1)].value_counts().rename("size").reset_index()
     return found.sort_values("size", ascending=False, kind="stable")
-
-
-def matched(segments: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Give the number of every true object to the segment that covers most of it.
-
-    All other segments get numbers of their own.
-    """
-    best = overlaps(segments, truth).drop_duplicates("segment").drop_duplicates("true")
-    ids, where = np.unique(segments, return_inverse=True)
-    numbers = int(truth.max()) + 1 + np.arange(len(ids))
-    numbers[np.searchsorted(ids, best["segment"])] = best["true"]
-    numbers[ids == 0] = 0
-    return numbers[where].reshape(segments.shape)
 
 
 def save(path: Path, figure: plt.Figure, trimmed: bool = True) -> None:
@@ -137,20 +127,23 @@ def draw_volume(data: str) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     save_panel(folder / "raw.png", raw.shape, pictures.show_raw, raw)
     save_panel(folder / "truth.png", raw.shape, pictures.show_labels, truth, raw)
-    networks = {}
+    networks, bodies = {}, {}
+    coarse, step_nm = coarsened(part.resolution, part.raw.shape)
+    truths = part.labels if not source.relabel else relabel_components(part.labels)
     for method, path in models.items():
         model = load_model(path)
         volume, affinities = segment(model, source, part)
         segments = volume[middle]
-        found, own = matched(segments, whole_truth)[window], segments[window]
+        found, own = match_labels(segments, whole_truth)[window], segments[window]
         borders = raw, truth, own, TOLERANCES[bool(source.ignore)]
         save_panel(folder / f"{method}.png", raw.shape, pictures.show_labels, found, raw)
         save_panel(folder / f"{method}_errors.png", raw.shape, pictures.show_disagreement, *borders)
         shown = affinities[middle][window]
         save_panel(folder / f"{method}_affinities.png", raw.shape, pictures.show_affinity, shown)
         if len(source.patch) == 3:
-            truths = relabel_components(part.labels)
-            draw_merger(folder / f"{method}_merger.png", truths, volume, part.resolution)
+            bodies[METHODS[method].title.split(", ", 1)[1]] = volume[coarse]
+            merger = folder / f"{method}_merger.png"
+            draw_merger(merger, truths[coarse], volume[coarse], step_nm)
         ids = NeuronIds(Volume(whole_truth[None], (1, 1, 1)), ignore_groundtruth=source.ignore)
         networks[method] = {
             "title": METHODS[method].title,
@@ -158,6 +151,8 @@ def draw_volume(data: str) -> Path | None:
             "threshold": model.card["scores"][MAIN]["threshold"],
             "scores": ids.whole_volume_scores(segments[None]).as_dict(),
         }
+    if bodies:
+        draw_largest(folder / "neurons.png", truths[coarse], bodies, step_nm)
     card = {
         **{"data": data, "title": TITLES[data], "source": source.source},
         "section": source.split.test.start + middle,
@@ -188,6 +183,39 @@ def draw_merger(
     show_surfaces(right, segments, [worst], step_nm, ("#999999",))
     for ax in (left, right):
         ax.view_init(elev=40, azim=-70)
+    save(path, figure)
+
+
+def coarsened(
+    resolution: tuple[float, ...], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[float, ...]]:
+    """Return the voxels of a volume that its surfaces are drawn from, and their size."""
+    every = FINE if min(shape[1:]) > 500 else 1
+    z, y, x = resolution
+    return np.s_[:, ::every, ::every], (z, every * y, every * x)
+
+
+def draw_largest(
+    path: Path, truth: np.ndarray, found: dict[str, np.ndarray], step_nm: tuple[float, ...]
+) -> None:
+    """Draw the largest true objects, and in each segmentation the segments that cover most of them.
+
+    A segment that covers most of two objects is drawn once, in the colour of the larger one.
+    """
+    ids, sizes = np.unique(truth[truth > 0], return_counts=True)
+    largest = ids[np.argsort(-sizes, kind="stable")][:COMPARED].tolist()
+    panels = {"ground truth": (truth, largest)}
+    for title, segments in found.items():
+        best = overlaps(segments, truth).drop_duplicates("true").set_index("true")["segment"]
+        panels[title] = (segments, [best.get(one, 0) for one in largest])
+    figure = plt.figure(figsize=(4 * len(panels), 4.2), dpi=160)
+    for number, (title, (labels, shown)) in enumerate(panels.items()):
+        place = (number / len(panels), 0, 1 / len(panels), 0.92)
+        ax = figure.add_axes(place, projection="3d")
+        once = [one if one not in shown[:i] else -1 for i, one in enumerate(shown)]
+        show_surfaces(ax, labels.astype(np.int64), once, step_nm)
+        ax.view_init(elev=28, azim=-60)
+        ax.set_title(title, fontsize=14)
     save(path, figure)
 
 

@@ -367,16 +367,6 @@ def test_pictures_show_every_network_that_is_at_hand(small_world, monkeypatch):
     assert {one.stem for one in path.parent.glob("*.png")} == {"raw", "truth", *names}
 
 
-def test_segments_are_numbered_as_the_objects_they_match():
-    truth = np.array([[5, 5, 5, 7, 7, 0]])
-    segments = np.array([[1, 1, 2, 2, 2, 3]])
-    assert gallery.matched(segments, truth)[0].tolist()[:5] == [5, 5, 7, 7, 7]
-    split = np.array([[1, 1, 2, 3, 3, 0]])
-    found = gallery.matched(split, truth)[0]
-    assert found[[0, 1, 3, 4, 5]].tolist() == [5, 5, 7, 7, 0]
-    assert found[2] not in (0, 5, 7)
-
-
 def test_a_network_ships_with_its_card(kept, small_world, monkeypatch):
     monkeypatch.setattr(experiments, "MODELS", small_world / "models")
     experiments.run("small", "cnn-2009", seed=0, work=small_world / "work")

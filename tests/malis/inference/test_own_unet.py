@@ -14,7 +14,7 @@ from malis.training import load_model
 import malis, malis.cli
 import pickle, torch
 network = load_model(sys.argv[1]).network
-print(type(network).__name__, tuple(network(torch.zeros(1, 1, 64, 64)).shape))
+print(type(network).__name__, tuple(network(torch.zeros(1, 5, 64, 64)).shape))
 print(type(pickle.loads(pickle.dumps(network))) is type(network))
 """
 
@@ -39,7 +39,7 @@ def project(request, tmp_path):
 def test_a_module_of_the_user_s_is_left_alone(project):
     done = run(project, USE)
     assert done.stderr == "" and done.returncode == 0
-    assert done.stdout.splitlines() == ["UNet (1, 2, 64, 64)", "True"]
+    assert done.stdout.splitlines() == ["UNet (1, 3, 64, 64)", "True"]
 
 
 def test_the_user_s_network_stays_theirs(tmp_path):
