@@ -278,7 +278,8 @@ ABLATIONS = (
     Ablation("with a margin", "unet-cross-entropy", "unet-both"),
     Ablation("labels as they are", "unet-cross-entropy-as-labelled", "unet-both-malis-margin"),
 )
-# Where they do not touch, there is no margin; MALIS is added from the start or halfway.
+# Where they do not touch, there is no margin, and on slabs all methods have it; MALIS is added from
+# the start or halfway.
 APART = (
     Ablation("MALIS from the start", "unet-cross-entropy", "unet-both"),
     Ablation("MALIS alone in the second half", "unet-cross-entropy", "unet-ce-then-malis"),
@@ -287,7 +288,8 @@ APART = (
 
 def ablations_of(data: str) -> tuple[Ablation, ...]:
     """Return the pairs of methods that are compared on a volume."""
-    return ABLATIONS if DATA[data].boundary else APART
+    touching = DATA[data].boundary and DATA[data].methods != THREE
+    return ABLATIONS if touching else APART
 
 
 @dataclass(frozen=True)

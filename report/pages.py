@@ -31,6 +31,7 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     return {
         "summary": _summary(headline(scores)),
         "pictures": _pictures(gallery_cards()),
+        "volumes": _compared(comparisons(scores, "seeds"), rows="all_rows"),
         "folds": _compared(comparisons(scores)),
         "lengths": _compared(comparisons(scores, lengths=True), steps=True),
         "seeds": _seeds({data: seed_table(scores, data) for data in DATA}),
@@ -82,11 +83,11 @@ def _summary(found: dict[str, Any]) -> str:
     return markdown([["", *titles], *rows])
 
 
-def _compared(found: list[dict[str, Any]], steps: bool = False) -> str:
-    lines = [["", "read by", "cross-entropy", "with MALIS", "difference", "folds lower"]]
+def _compared(found: list[dict[str, Any]], steps: bool = False, rows: str = "rows") -> str:
+    lines = [["", "read by", "cross-entropy", "with MALIS", "difference", "lower in"]]
     for one in found:
         name = f"{one['title']}, {one['labels']}" + (f", {one['steps']} steps" if steps else "")
-        for row in one["rows"]:
+        for row in one[rows]:
             scores = [f"{row[key]:.3f}" for key in ("theirs", "ours")]
             difference = f"{row['difference']:+.3f} ± {row['error']:.3f}"
             difference += r" \*" if row["open_ended"] else ""

@@ -47,7 +47,8 @@ HEADLINE = {
     "MALIS, after cross-entropy": ("unet-ce-then-malis",),
     "both losses": ("unet-both", "unet-both-malis-margin"),
 }
-HEADLINE_DATA = ("snemi3d", "fib25_volume", "isbi2012")
+HEADLINE_DATA = ("snemi3d", "fib25_slab", "isbi2012")
+SEEDED = ("snemi3d", "fib25_slab")  # volumes with one split, of which seeds are compared
 
 
 def source_of(study: str, data: str) -> Data:
@@ -132,15 +133,18 @@ def compare(
     return found[found["pairs"] > 1]
 
 
-def comparisons(scores: pd.DataFrame, lengths: bool = False) -> list[dict[str, Any]]:
-    """Compare all pairs of methods that were run on the same folds, or seeds, in a table each.
+def comparisons(
+    scores: pd.DataFrame, study: str = "folds", *, lengths: bool = False
+) -> list[dict[str, Any]]:
+    """Compare all pairs of methods that were run on the same folds, in a table each.
 
-    With ``lengths``, pairs that were trained with several numbers of steps, and all of them.
+    With the study "seeds", those of `SEEDED`, run with the same seeds; with ``lengths``, pairs that
+    were trained with several numbers of steps, and all of them.
     ``rows`` are those of `compare` for the readings `SHOWN`, ``all_rows`` those for `READINGS`.
     """
     every = READINGS | {VIEWS + key: f"{name}, all views" for key, name in READINGS.items()}
     tables = []
-    for study, data in (("seeds", "snemi3d"), *(("folds", data) for data in FOLDS)):
+    for data in FOLDS if study == "folds" else SEEDED:
         source = source_of(study, data)
         steps = {source.steps} | (
             set(_select(scores, study=study, data=data)["steps"]) if lengths else set()
@@ -305,6 +309,7 @@ def collect(results: Path = RESULTS) -> dict[str, Any]:
         "data": data_rows(results),
         "headline": headline(scores),
         "folds": comparisons(scores),
+        "volumes": comparisons(scores, "seeds"),
         "lengths": comparisons(scores, lengths=True),
         "seeds": [
             {"key": data, "title": TITLES[data], "rows": rows}

@@ -102,7 +102,8 @@ def test_seeds_of_snemi3d_are_compared_as_folds_are(tmp_path):
     for seed in (0, 1):
         write(tmp_path, "seeds", ALONE, seed, [0.5], **where)
         write(tmp_path, "seeds", BOTH, seed, [0.4 + seed / 10], **where)
-    (table,) = comparisons(load_scores(tmp_path))
+    assert comparisons(load_scores(tmp_path)) == []
+    (table,) = comparisons(load_scores(tmp_path), "seeds")
     assert (table["key"], table["unit"], table["pairs"]) == ("snemi3d", "seeds", 2)
     assert table["rows"][0]["difference"] == pytest.approx(-0.05)
     (column,) = headline(load_scores(tmp_path))["columns"]
