@@ -20,6 +20,7 @@ from malis.segmentation import (
     connected_components,
     hierarchies_of,
     parts_of,
+    segment,
     threshold_watershed,
 )
 from malis.segmentation.recipe import are_sections_apart
@@ -42,6 +43,7 @@ THRESHOLDS = np.concatenate(
     [np.arange(5, 95, 5) / 100, 1 - np.array([50, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1]) / 1000]
 ).round(4)
 VIEWS = "views_"  # before the names of what is found with the mean over all views
+TILE = 1024  # pixels that a 2D network predicts in one piece, a section of AC3
 CURVE_POINTS = 60
 # Of curves over thresholds. Chosen by leaving out one validation section at a time: it makes the
 # threshold that the others choose better for the one left out.
@@ -68,13 +70,13 @@ class Samples(NamedTuple):
         return hierarchies_of(self.affinities, self.source.offsets, **settings)
 
     def simply(self, name: str, threshold: float) -> list[np.ndarray]:
-        """Segment all samples by one of `SIMPLE`."""
+        """Segment all samples by one of `SIMPLE`; watersheds of thick sections are linked."""
         shape, offsets = self.affinities[0].shape[1:], np.array(self.source.offsets)
-        _, thick = are_sections_apart(shape, offsets, self.resolution)
-        apart = {"per_section": True} if thick and name == "threshold_watershed" else {}
-        return [
-            SIMPLE[name](one, self.source.offsets, threshold, **apart) for one in self.affinities
-        ]
+        if name == "threshold_watershed" and are_sections_apart(shape, offsets, self.resolution)[1]:
+            across = offsets[:, 0] != 0
+            settings = {"offsets": offsets[~across], "method": name, "threshold": threshold}
+            return [segment(one[~across], **settings) for one in self.affinities]
+        return [SIMPLE[name](one, offsets, threshold) for one in self.affinities]
 
     def scores(self, segments: Sequence[np.ndarray]) -> list[Scores | None]:
         """Score segmentations, one a sample; None where nothing is to be scored."""
@@ -93,10 +95,11 @@ def make_samples(
 ) -> Samples:
     """Predict a part of a volume, from one view or as the mean over all of them."""
     raw = stack_neighbours(part.raw, neighbours_of(network))
+    tile = TILE if source.network_ndim == 2 else None
     if averaged:
-        predicted = predict_views(network, raw, source.offsets, progress=False)
+        predicted = predict_views(network, raw, source.offsets, tile=tile, progress=False)
     else:
-        predicted = predict(network, raw, progress=False)
+        predicted = predict(network, raw, tile=tile, progress=False)
     ndim = len(source.patch)
     truths = parts_of(part.labels, ndim)
     if source.relabel:
