@@ -81,11 +81,11 @@ class Samples(NamedTuple):
     def scores(self, segments: Sequence[np.ndarray]) -> list[Scores | None]:
         """Score segmentations, one a sample; None where nothing is to be scored."""
         found: list[Scores | None] = []
-        for truth, segment in zip(self.truths, segments, strict=True):
+        for truth, labels in zip(self.truths, segments, strict=True):
             flat = truth.ndim == 2
             volume = Volume(truth[None] if flat else truth, (1, 1, 1))
             ids = NeuronIds(volume, ignore_groundtruth=self.source.ignore)
-            one = segment[None] if flat else segment
+            one = labels[None] if flat else labels
             found += ids.section_scores(one) if flat else [ids.whole_volume_scores(one)]
         return found
 
