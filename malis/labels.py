@@ -52,6 +52,30 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     return components.astype(np.int64, copy=False).reshape(labels.shape)
 
 
+def number_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Replace labels by 1, 2, ... in the order of their ids; 0 stays 0.
+
+    Only the first voxel of every run of one label is sorted.
+
+    Parameters
+    ----------
+    labels : (*spatial) integer array
+
+    Returns
+    -------
+    numbers : (*spatial) int32 array
+    ids : (N,) array
+        ``ids[i]`` is the label that became ``i + 1``.
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: flat.size])
+    ids, numbers = np.unique(flat[starts], return_inverse=True)
+    first = int(ids.size > 0 and ids[0] != 0)  # without background, numbers begin at 1
+    numbers = (numbers + first).astype(np.int32)
+    lengths = np.diff(starts, append=flat.size)
+    return np.repeat(numbers, lengths).reshape(labels.shape), ids[1 - first :]
+
+
 @uncompiled
 def relabel_batch(labels: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     """Relabel the components of every volume of a batch; no id occurs in two of them.

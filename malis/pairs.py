@@ -38,6 +38,7 @@ from malis._checks import (
     like,
 )
 from malis.affinity import gather_edges, locate_edges, same_object, scatter_edges
+from malis.labels import number_labels
 from malis.maximin import (
     MaximinTree,
     leaf_line,
@@ -244,8 +245,8 @@ def _count(
     """Count one sample's pairs, by the simplest way that its masks allow."""
     known = np.ones(values.shape, dtype=bool) if edge_mask is None else edge_mask
     if labelled_mask is not None and not labelled_mask.all():
-        labels = _compact(labels)
-        labels = np.where(labelled_mask, labels, labels.max() + 1)
+        labels, ids = number_labels(labels)
+        labels = np.where(labelled_mask, labels, len(ids) + 1)
         known = known & ~same_object(~labelled_mask, offsets)
     inner = gather_edges(same_object(labels, offsets), offsets)
     known = gather_edges(known, offsets)
@@ -397,9 +398,3 @@ def _assign(counts: np.ndarray, edges: np.ndarray, values: np.ndarray) -> None:
     """Write the counts of merges to their edges; merges between pieces of the graph have none."""
     exists = edges < len(counts)
     counts[edges[exists]] = values[exists]
-
-
-def _compact(labels: np.ndarray) -> np.ndarray:
-    """Renumber the labels 1, 2, ... in the order of their ids; 0 stays 0."""
-    ids, numbers = np.unique(labels, return_inverse=True)
-    return numbers.reshape(labels.shape).astype(np.int64) + (ids[0] != 0)

@@ -12,6 +12,7 @@ from malis.compiled.kruskal import (
     list_edges,
     weakest_links,
 )
+from malis.labels import number_labels
 
 
 def compiled_pair_counts(
@@ -49,7 +50,8 @@ def compiled_pair_counts(
     n_voxels, steps = _flat_steps(spatial, offsets)
     width = len(offsets) * n_voxels
     bits = _rows(values, np.float32, width).view(np.uint32)
-    numbers, n_labels = _number_labels(labels)
+    numbers, ids = number_labels(labels)
+    numbers, n_labels = numbers.ravel(), len(ids)
     known = np.ones((1, 1), dtype=bool) if edge_mask is None else edge_mask
     if labelled_mask is not None and not labelled_mask.all():
         n_labels += 1
@@ -114,18 +116,6 @@ def _flat_steps(shape: np.ndarray, offsets: np.ndarray) -> tuple[int, np.ndarray
     """Count the voxels, and turn the offsets into steps between flat indices."""
     strides = np.append(shape[:0:-1].cumprod()[::-1], 1)
     return int(shape.prod()), offsets @ strides
-
-
-def _number_labels(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Turn labels into numbers 1, 2, ... in the order of their ids; 0 stays 0.
-
-    Only the first voxel of every run of one label is sorted.
-    """
-    flat = labels.ravel()
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    ids, numbers = np.unique(flat[starts], return_inverse=True)
-    numbers = numbers.astype(np.int32) + np.int32(ids[0] != 0)
-    return np.repeat(numbers, np.diff(starts, append=flat.size)), int(numbers.max())
 
 
 def _rows(array: np.ndarray, dtype: type, width: int) -> np.ndarray:

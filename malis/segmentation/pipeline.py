@@ -1,19 +1,17 @@
 """Affinities to labels in one call."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
-from malis.segmentation.by_section import within_sections
-from malis.segmentation.components import connected_components
-from malis.segmentation.numbering import compact, in_kind, remove_small
+from malis._checks import Array, Offsets, as_numpy, check_affinity_shape, check_offsets
+from malis.segmentation.baselines import connected_components, threshold_watershed
+from malis.segmentation.grid import within_sections
+from malis.segmentation.numbering import in_kind, remove_small
 from malis.segmentation.oversegmentation import inside_threshold
 from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled
 from malis.segmentation.sections import link_sections, linked
-from malis.segmentation.threshold_watershed import threshold_watershed
 
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
 
@@ -127,19 +125,13 @@ def _section_by_section(
     channels, flat = within_sections(offsets)
     shape = tuple(affinities.shape[1:])
     pictures = (segment(affinities[:, z][channels], flat, **settings) for z in range(shape[0]))
-    labels = np.empty(shape, np.uint64)
-    for z, section in enumerate(linked(pictures) if link else _numbered(pictures)):
+    labels, total = np.empty(shape, np.uint64), 0
+    for z, section in enumerate(linked(pictures) if link else map(as_numpy, pictures)):
         labels[z] = section
+        if not link:
+            labels[z][section > 0] += np.uint64(total)
+            total += int(section.max())
     return in_kind(labels, affinities)
-
-
-def _numbered(sections: Iterable[Array]) -> Iterator[np.ndarray]:
-    """Go on in every section with the numbers where the last one ended."""
-    total = 0
-    for section in sections:
-        numbers, ids = compact(section)
-        yield np.where(numbers > 0, numbers + np.int64(total), 0)
-        total += len(ids)
 
 
 def _whole(affinities: Array) -> Array:

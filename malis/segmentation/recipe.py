@@ -13,9 +13,10 @@ import torch
 
 from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
 from malis.segmentation.agglomeration import agglomerate, merge_regions
-from malis.segmentation.by_section import graph_by_section, within_sections
+from malis.segmentation.grid import as_affinities, within_sections
 from malis.segmentation.hierarchy import Hierarchy
-from malis.segmentation.oversegmentation import fragments, inside_threshold
+from malis.segmentation.oversegmentation import fragment_steps, fragments, inside_threshold
+from malis.segmentation.regions import RegionGraph, RegionSums, graph_of_regions, join_graphs
 
 THICK = 3.0  # sections this many times thicker than a pixel is wide are cut one by one
 SAMPLED = 10  # sections of a volume, or parts of several, that tell where objects have their inside
@@ -70,8 +71,8 @@ def hierarchy_of(
     if inside is None:
         inside = inside_threshold(*sampled([affinities], steps, per_section=apart))
     if apart:
-        needs_all = linkage == "quantile"  # affinities of a boundary; for the others sums will do
-        leaves, graph = graph_by_section(affinities, steps, sampling, inside, needs_all)
+        sums = linkage != "quantile"  # which needs all affinities of a boundary
+        leaves, graph = _graph_by_section(affinities, steps, sampling, inside, sums)
         merges, scores = merge_regions(graph, linkage=linkage, **settings)
         device = affinities.device if isinstance(affinities, torch.Tensor) else None
         return Hierarchy(leaves, graph.n_regions, merges, scores, device)
@@ -106,12 +107,10 @@ def hierarchies_of(
     ValueError, TypeError
         See `hierarchy_of`.
     """
+    settings = {"sampling": sampling, "per_section": per_section}
     if inside is None:
-        inside = inside_threshold(
-            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
-        )
-    settings = {"sampling": sampling, "per_section": per_section, "inside": inside, **linkage}
-    return [hierarchy_of(part, offsets, **settings) for part in parts]
+        inside = inside_threshold(*sampled(parts, offsets, **settings))
+    return [hierarchy_of(part, offsets, inside=inside, **settings, **linkage) for part in parts]
 
 
 def fragments_of(
@@ -156,20 +155,10 @@ def sampled(
     sampling: Sequence[float] | None = None,
     per_section: bool | None = None,
 ) -> tuple[list[Array], np.ndarray]:
-    """Pick affinities that tell where objects have their inside, for `inside_threshold`.
+    """Pick affinities that tell where objects have their inside; return them and their offsets.
 
-    Parameters
-    ----------
-    parts, offsets, sampling, per_section
-        See `hierarchies_of`.
-
-    Returns
-    -------
-    affinities : list of (C, *spatial) arrays or tensors
-        At most `SAMPLED` of the parts or, of a volume whose sections are cut one by one, at most as
-        many of its sections. They lie evenly apart.
-    offsets : (C, ndim) int64 array
-        Of these.
+    At most `SAMPLED` of the parts or, of volumes whose sections are cut one by one, at most as many
+    of their sections. They lie evenly apart.
     """
     steps = check_offsets(offsets)
     _, apart = are_sections_apart(tuple(parts[0].shape[1:]), steps, sampling, per_section)
@@ -211,27 +200,12 @@ def are_sections_apart(
 ) -> tuple[bool, bool]:
     """Tell whether sections are cut into fragments one by one.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-    sampling : sequence of float, optional
-        Size of a voxel along every axis.
-    per_section : bool, optional
-        What the caller knows; by default thick sections are.
-
     Returns
     -------
     flat : bool
         They are, because no channel of unit steps joins them; then they have to be linked.
     apart : bool
-        They are, for that or another reason.
-
-    Raises
-    ------
-    ValueError
-        If the sampling has not as many numbers as there are axes, or there are no sections.
+        They are, for that reason, because the caller wants it, or because they are thick.
     """
     if sampling is not None and len(sampling) != offsets.shape[1]:
         raise ValueError(
@@ -241,11 +215,58 @@ def are_sections_apart(
     in_volume = offsets.shape[1] == 3 and len(shape) == 3
     if per_section and not in_volume:
         raise ValueError(f"per_section needs a volume (z, y, x), got shape {shape}")
-    flat = in_volume and shape[0] > 1 and not _has_unit_step(offsets, axis=0)
+    across, _ = _between_sections(offsets)
+    flat = in_volume and shape[0] > 1 and not across
     if per_section is None and in_volume and sampling is not None:
         per_section = sampling[0] >= THICK * min(sampling[1:])
     return flat, flat or bool(per_section)
 
 
-def _has_unit_step(offsets: np.ndarray, axis: int) -> bool:
-    return bool(((np.abs(offsets).sum(axis=1) == 1) & (offsets[:, axis] != 0)).any())
+def _between_sections(offsets: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Return the channels of unit steps from a section to the next or last, and their offsets."""
+    channels = np.flatnonzero((np.abs(offsets).sum(axis=1) == 1) & (offsets[:, 0] != 0))
+    return channels.tolist(), offsets[channels]
+
+
+def _graph_by_section(
+    affinities: Array,
+    offsets: np.ndarray,
+    sampling: Sequence[float] | None,
+    inside: float,
+    sums: bool,
+) -> tuple[np.ndarray, RegionGraph | RegionSums]:
+    """Cut every section into fragments, and gather the affinities between all of them, or sums.
+
+    Return the (z, y, x) int32 fragments, numbered through, and their graph. Two sections are in
+    memory at a time, and what the graph keeps of them. A pair of fragments that touch lies in one
+    section or in two neighbouring ones, so the graph of a volume is that of its sections and that
+    of their neighbourhoods put together.
+    """
+    channels, flat = within_sections(offsets)
+    across, steps = _between_sections(offsets)
+    stack = torch.stack if isinstance(affinities, torch.Tensor) else np.stack
+    sides = None if sampling is None else tuple(sampling[1:])
+    leaves = np.zeros(tuple(affinities.shape[1:]), np.int32)
+    parts: list = []
+    first, last = 0, None  # fragment of this section; edges and fragments of the one before it
+
+    def add(graph: RegionGraph, first: int) -> None:
+        graph = RegionGraph(0, graph.edges + first, graph.affinities, graph.starts)
+        parts.append(graph.sums() if sums else graph)
+
+    for z in range(len(leaves)):
+        section = affinities[:, z]
+        values, _ = as_affinities(section[channels], flat)
+        pieces = fragment_steps(values, flat, threshold=inside, sampling=sides).fragments
+        n_pieces = int(pieces.max())
+        add(graph_of_regions(values, flat, pieces, n_pieces), first)
+        if across and last is not None:
+            edges, below, n_below = last
+            values, _ = as_affinities(stack([edges, section[across]], 1), steps)
+            both = np.stack([below, np.where(pieces > 0, pieces + n_below, 0)])
+            graph = graph_of_regions(values, steps, both, n_below + n_pieces)
+            add(graph, first - n_below)
+        last = section[across], pieces, n_pieces
+        np.copyto(leaves[z], pieces + first, where=pieces > 0)
+        first += n_pieces
+    return leaves, join_graphs(first, parts)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from malis._checks import Array, as_numpy
-from malis.segmentation.numbering import compact, in_kind
+from malis.segmentation.numbering import compact, in_kind, joined
 
 
 def link_sections(
@@ -70,19 +70,7 @@ def linked(
     affinities: Array | None = None,
     threshold: float = 0.2,
 ) -> Iterator[np.ndarray]:
-    """Do what `link_sections` does with sections that come one by one.
-
-    Parameters
-    ----------
-    sections : iterable of (y, x) integer arrays or tensors
-    affinities, threshold
-        See `link_sections`.
-
-    Yields
-    ------
-    (y, x) uint64 array
-        The objects of the next section.
-    """
+    """Do what `link_sections` does with (y, x) sections that come and go one by one."""
     n_objects = 0
     before = object_before = None
     for z, section in enumerate(sections):
@@ -127,10 +115,7 @@ def link_regions(
     (N + 1,) int32 array
         The object of every region; 0 stays 0.
     """
-    n = len(area)
-    links = _choose_links(area, tuple(pairs), overlap, weights, threshold)
-    joined = sparse.coo_array((np.ones(len(links[0]), bool), links), (n, n))
-    return sparse.csgraph.connected_components(joined, directed=False)[1]
+    return joined(len(area), *_choose_links(area, tuple(pairs), overlap, weights, threshold))
 
 
 def _links_between(
