@@ -137,20 +137,7 @@ def pair_counts(
 def count_pairs(
     checked: Checked, offsets: np.ndarray, constrained: bool = True, backend: str = "auto"
 ) -> tuple[Array, Array]:
-    """Choose a backend, and count with it.
-
-    Parameters
-    ----------
-    checked : Checked
-    offsets : (C, ndim) int64 array
-    constrained : bool
-    backend : str
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 arrays or tensors
-        Where they were counted.
-    """
+    """Choose a backend, and count with it; the counts stay where they were made."""
     values, _, *masks = checked
     general = not constrained or any(mask is not None for mask in masks)
     backend = choose_backend(backend, values, offsets, general=general)
@@ -219,16 +206,7 @@ def rand_error(
 
 
 def count_label_pairs(labels: np.ndarray) -> tuple[int, int]:
-    """Count the pairs of one object, and all pairs, among the voxels that are not background.
-
-    Parameters
-    ----------
-    labels : integer array
-
-    Returns
-    -------
-    n_same, n_pairs : int
-    """
+    """Count the pairs of one object, and all pairs, among the voxels that are not background."""
     sizes = np.unique(labels[labels != 0], return_counts=True)[1]
     total = int(sizes.sum())
     return int((sizes * (sizes - 1) // 2).sum()), total * (total - 1) // 2
@@ -337,21 +315,10 @@ def _boundary_pairs(
 def _leaf_pairs(
     parents: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count the pairs that meet at every inner node of a binary tree.
+    """Count the pairs of voxels that meet at every inner node of a binary tree.
 
-    Parameters
-    ----------
-    parents : (2K-1,) int64 array
-        The tree; its leaves are nodes 0 ... K-1.
-    labels : (K,) integer array
-        Label of every leaf; leaves of label 0 are in no pair.
-    weights : (K,) int64 array
-        Number of voxels of every leaf.
-
-    Returns
-    -------
-    same, different : (K-1,) int64 arrays
-        Pairs of voxels of two leaves, of one label and of two.
+    Its leaves are nodes 0 ... K-1. Each has a label, 0 if it is in no pair, and a weight: its
+    number of voxels. Return the (K-1,) int64 pairs of one label, and those of two.
     """
     n_leaves = len(labels)
     same = np.zeros(n_leaves - 1, dtype=np.int64)

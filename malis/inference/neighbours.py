@@ -138,20 +138,7 @@ def stack_neighbours(volume: Any, neighbours: int) -> Any:
 
 
 class SectionStack:
-    """A volume whose channels are neighbouring sections, read from it piece by piece.
-
-    Parameters
-    ----------
-    volume : (z, y, x) array or dataset
-    neighbours : int
-        Sections on each side, at least one.
-
-    Attributes
-    ----------
-    shape : (4,) tuple of int
-        (2 neighbours + 1, z, y, x).
-    dtype : numpy dtype
-    """
+    """A (z, y, x) volume whose channels are neighbouring sections, read from it piece by piece."""
 
     def __init__(self, volume: Any, neighbours: int) -> None:
         self.volume = volume

@@ -164,14 +164,9 @@ def _mark_unlabelled(labels: Tensor, unlabelled: Tensor) -> Tensor:
     return numbers.masked_fill_(labels == 0, 0).masked_fill_(unlabelled, -1)
 
 
-def _inner_edges(grid: Grid, labels: Tensor) -> Tensor:
-    """Mark the edges within one object."""
-    return grid.edges_where(lambda a, b: (labels[a] == labels[b]) & (labels[a] != 0))
-
-
 def _constrained_counts(grid: Grid, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Both passes: the inner edges, then the others between the regions that they leave."""
-    inner = _inner_edges(grid, labels)
+    inner = grid.inner_edges(labels)
     forest = grid_forest(grid, inner)
     merges = kruskal_merges(forest)
     pairs = pair_products(forest, merges, torch.ones_like(forest.component))
@@ -184,7 +179,7 @@ def _constrained_counts(grid: Grid, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _masked_counts(grid: Grid, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Two passes, both with all unknown edges at their predicted affinities."""
     exists = grid.edges_where(lambda *_: True)
-    inner = _inner_edges(grid, labels)
+    inner = grid.inner_edges(labels)
     counted = known & inner
 
     # Edges known to be boundaries come last, when no other count changes any more.
@@ -242,20 +237,9 @@ def _boundary_counts(grid: Grid, inner: BoruvkaForest, late: Tensor, labels: Ten
 def _label_pairs(
     forest: BoruvkaForest, merges: Merges, labels: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Count the pairs of one label and of two that meet at every merge.
+    """Count the pairs of one label and of two that meet at every merge: (M,) int64.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-    labels : (n,) int64 tensor
-        Label of every vertex; those of label 0 weigh nothing.
-    weights : (n,) int32 tensor
-        Number of voxels of every vertex.
-
-    Returns
-    -------
-    same, different : (M,) int64 tensors
+    Every vertex has an int64 label and an int32 number of voxels; those of label 0 weigh nothing.
     """
     pairs = pair_products(forest, merges, weights)
     line = vertex_line(forest, merges)

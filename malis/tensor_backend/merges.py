@@ -94,16 +94,7 @@ class Merges:
 
 
 def kruskal_merges(forest: BoruvkaForest) -> Merges:
-    """Put the edges of Borůvka's forest into Kruskal's order, and into chains.
-
-    Parameters
-    ----------
-    forest : BoruvkaForest
-
-    Returns
-    -------
-    Merges
-    """
+    """Put the edges of Borůvka's forest into Kruskal's order, and into chains."""
     parent, far, key = forest.parent, forest.far, forest.key
     none = len(parent)
     own = torch.arange(none, dtype=torch.int32, device=parent.device)
@@ -154,18 +145,9 @@ def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor, ranks: Ten
 
 
 def pair_products(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> Tensor:
-    """Multiply the weights of the two regions that every merge joins.
+    """Multiply the weights of the two regions that every merge joins: (M,) int64.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-    weights : (n,) int32 tensor
-        Of the vertices; together below 2^31.
-
-    Returns
-    -------
-    (M,) int64 tensor
+    `weights` are (n,) int32, those of the vertices, together below 2^31.
     """
     sizes, before = _core_sizes(forest, merges, weights)
     joining = sizes.index_select(0, merges.owners)
@@ -176,15 +158,7 @@ def pair_products(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> Ten
 def vertex_line(forest: BoruvkaForest, merges: Merges) -> Tensor:
     """Lay the vertices on a line where both sides of every merge are neighbouring intervals.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-
-    Returns
-    -------
-    (n,) int64 tensor
-        The vertices in their order on the line; components one after the other.
+    Return the (n,) int64 vertices in their order on the line; components one after the other.
     """
     ones = torch.ones_like(forest.component)
     sizes, before = _core_sizes(forest, merges, ones)

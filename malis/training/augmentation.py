@@ -47,11 +47,9 @@ def grey_value_changes(
     malis.training.intensity.GreyValueChanges
         A MONAI transform that takes and gives (1, *spatial) float32 tensors.
     """
-    from malis.training.intensity import (
-        GreyValueChanges,  # MONAI takes seconds, and not all need it
-    )
+    from malis.training import intensity  # MONAI takes seconds, and not all need it
 
-    return GreyValueChanges(contrast, brightness, gamma, noise)
+    return intensity.GreyValueChanges(contrast, brightness, gamma, noise)
 
 
 @dataclass(frozen=True)
@@ -103,14 +101,7 @@ class Augmentation:
     def margin(self, resolution: Sequence[float]) -> tuple[int, ...]:
         """Tell how many voxels more than the patch are needed on each side, per axis.
 
-        Parameters
-        ----------
-        resolution : (ndim,) sequence of float
-            Voxel size of the patch's axes in nm.
-
-        Returns
-        -------
-        (ndim,) tuple of int
+        `resolution` is the voxel size of the patch's axes in nm.
         """
         return tuple(math.ceil(amplitude) for amplitude in self._amplitudes(resolution))
 
@@ -173,18 +164,7 @@ class Augmentation:
 
 
 def interchangeable_axes(*properties: Sequence[float]) -> list[list[int]]:
-    """Group the axes that agree in every property.
-
-    Parameters
-    ----------
-    *properties : (ndim,) sequences
-        For example patch size and resolution.
-
-    Returns
-    -------
-    list of list of int
-        Every axis is in exactly one group.
-    """
+    """Group the axes that agree in every property, for example in patch size and resolution."""
     groups: dict[tuple[float, ...], list[int]] = {}
     for axis, values in enumerate(zip(*properties, strict=True)):
         groups.setdefault(tuple(float(value) for value in values), []).append(axis)
@@ -265,20 +245,9 @@ def deform(raw: Tensor, labels: Tensor, displacement: Tensor) -> tuple[Tensor, T
 
 
 def damage_sections(raw: Tensor, probability: float, rng: np.random.Generator) -> Tensor:
-    """Blank or fade whole sections, as lost and badly stained ones look in serial sections.
+    """Blank or fade sections of (1, z, y, x) grey values, as lost and badly stained ones look.
 
-    Parameters
-    ----------
-    raw : (1, z, y, x) float32 tensor
-        Grey values in [-1, 1].
-    probability : float
-        Probability of damage for each section; half of the damaged ones are black.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    (1, z, y, x) float32 tensor
-        A copy.
+    Each with a probability; half of the damaged ones are black. `raw` stays as it is.
     """
     raw = raw.clone()
     for section in raw[0]:

@@ -209,19 +209,8 @@ def _validated(card: Mapping[str, Any], linkage: str, views: bool) -> Mapping[st
 def write(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain containers to a file, completely or not at all.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to; a file that is there is replaced at the last moment.
-    content : mapping
-        With the entry ``kind``, by which `read` knows the file. NumPy's numbers become Python's.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written, for instance because the disk is full.
-    TypeError
-        If the content holds what `read` would refuse.
+    `content` has the entry ``kind``, by which `read` knows the file; NumPy's numbers become
+    Python's. An OSError if the file cannot be written, a TypeError if `read` would refuse it.
     """
     buffer = io.BytesIO()
     torch.save(_plain(content), buffer)
@@ -237,25 +226,9 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: str | Path, *kinds: str) -> dict[str, Any]:
-    """Read a file that `write` wrote, tensors onto the CPU.
+    """Read a file of one of some kinds that `write` wrote, tensors onto the CPU.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    *kinds : str
-        What it may be.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged or of another kind.
+    A FileNotFoundError if there is none, a ValueError if it is damaged or of another kind.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")

@@ -38,21 +38,7 @@ class Clock:
 
 
 class Updates:
-    """Changes the weights of a network, a step at a time.
-
-    Parameters
-    ----------
-    network : nn.Module
-    loss : callable
-    settings : Settings
-        See `malis.training.train`.
-    device : torch.device
-        Where network and loss go.
-
-    Attributes
-    ----------
-    optimiser : torch.optim.Optimizer
-    """
+    """Changes the weights of a network, a step at a time; network and loss go to the device."""
 
     def __init__(
         self, network: nn.Module, loss: Loss, settings: Settings, device: torch.device
@@ -73,12 +59,10 @@ class Updates:
         self.replica = distributed.replicate(self.network)
 
     def do(self, step: int, raw: Tensor, labels: Tensor, clock: Clock) -> dict[str, float]:
-        """Do a step; if it fails, weights and buffers stay as they were.
+        """Do step 1, 2, ...; if it fails, weights and buffers stay as they were.
 
         Parameters
         ----------
-        step : int
-            1, 2, ...
         raw : (B, 1, *patch) float32 tensor
         labels : (B, *spatial) int64 tensor
         clock : Clock
