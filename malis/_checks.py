@@ -30,21 +30,8 @@ MANY, SMALL = 16, 2**11  # samples of a batch, and voxels of each, that go throu
 def check_offsets(offsets: Offsets) -> np.ndarray:
     """Return `offsets` as a (C, ndim) int64 array, or say what is wrong with them.
 
-    Parameters
-    ----------
-    offsets : (C, ndim) integers
-        Step from a voxel to the other end of its edge, one row a channel.
-
-    Returns
-    -------
-    (C, ndim) int64 array
-
-    Raises
-    ------
-    ValueError
-        If the shape is not (C, ndim) with both at least 1, or an offset is zero.
-    TypeError
-        If the offsets are not integers.
+    One row a channel, the step from a voxel to the other end of its edge. A TypeError for what is
+    no integer, a ValueError for another shape and for an offset that is zero.
     """
     array = np.asarray(offsets)
     if array.ndim != 2 or array.size == 0:
@@ -101,14 +88,12 @@ def check_affinities(
     check_affinity_shape(affinities.shape, offsets, batched)
     if isinstance(affinities, torch.Tensor):
         floating, limits = affinities.is_floating_point(), torch.finfo
-    else:
-        floating, limits = np.issubdtype(affinities.dtype, np.floating), np.finfo
-    if not floating:
-        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-    if isinstance(affinities, torch.Tensor):
         values = affinities.detach().to(torch.float32)
     else:
+        floating, limits = np.issubdtype(affinities.dtype, np.floating), np.finfo
         values = affinities.astype(np.float32, copy=False)
+    if not floating:
+        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
     if from_logits and _surely_finite(values):
         return values
     margin = math.inf if from_logits else 4 * float(limits(affinities.dtype).eps)

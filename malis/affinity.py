@@ -15,7 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from malis._checks import Array, Offsets, check_labels, check_offsets, comparable
+from malis._checks import (
+    Array,
+    Offsets,
+    check_labels,
+    check_offsets,
+    clear_outside,
+    comparable,
+)
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -158,7 +165,7 @@ def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
             f"shape must have {offsets.shape[1]} spatial axes like the offsets and no batch axis, "
             f"got {tuple(shape)}"
         )
-    return scatter_edges(True, shape, offsets, dtype=np.dtype(bool))
+    return clear_outside(np.ones((len(offsets), *shape), dtype=bool), offsets)
 
 
 def count_edges(shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
@@ -192,26 +199,16 @@ def gather_edges(volume: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     )
 
 
-def scatter_edges(
-    values: np.ndarray | bool,
-    shape: Sequence[int],
-    offsets: np.ndarray,
-    dtype: np.dtype | None = None,
-) -> np.ndarray:
-    """Write one value per existing edge into the (C, *spatial) form; 0 where no edge exists.
+def scatter_edges(values: np.ndarray, shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
+    """Write one value per existing edge, in their order in `grid_edges`, into (C, *spatial).
 
-    `values` are in the order of `grid_edges`, or one scalar for all; they tell the dtype, unless it
-    is given.
+    0 where no edge exists.
     """
-    values = np.asarray(values)
-    volume = np.zeros((len(offsets), *shape), dtype=dtype or values.dtype)
+    volume = np.zeros((len(offsets), *shape), dtype=values.dtype)
     start = 0
     for channel, offset in enumerate(offsets):
         view = volume[channel][edge_slices(shape, offset)[0]]
-        if values.ndim:
-            view[...] = values[start : start + view.size].reshape(view.shape)
-        else:
-            view[...] = values
+        view[...] = values[start : start + view.size].reshape(view.shape)
         start += view.size
     return volume
 

@@ -25,26 +25,10 @@ def compiled_pair_counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the voxel pairs that every edge decides: `malis.pair_counts` in compiled loops.
 
-    Parameters
-    ----------
-    values : ([B,] C, *spatial) float32 array
-        Edges are taken in descending order of these numbers: affinities or logits, finite on edges
-        within the volume.
-    labels : ([B,] *spatial) integer array
-        Object ids, 0 = background.
-    edge_mask, labelled_mask : bool arrays or None
-    offsets : (C, ndim) int64 array
-    constrained : bool
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 arrays
-
-    Notes
-    -----
-    O(E α(N) + R log R) work for E edges, N voxels and the R regions that the inner edges leave
-    (without constraints, R = N). One thread takes one sample after the other, and leaves Python to
-    other threads meanwhile.
+    Values, float32, may be affinities or logits, finite on edges within the volume; masks are
+    booleans, offsets (C, ndim) int64. O(E α(N) + R log R) work for E edges, N voxels and the R
+    regions that the inner edges leave (without constraints, R = N). One thread takes one sample
+    after the other, and leaves Python to other threads meanwhile.
     """
     shape, spatial = values.shape, np.array(values.shape[-offsets.shape[1] :])
     n_voxels, steps = _flat_steps(spatial, offsets)
@@ -82,20 +66,9 @@ def compiled_pair_counts(
 def compiled_maximin_edges(
     values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray
 ) -> np.ndarray:
-    """Find the maximin edge of voxel pairs: `malis.maximin_edges` in compiled loops.
+    """Find the maximin edge of (P, 2) flat voxel indices: `malis.maximin_edges` in compiled loops.
 
-    Parameters
-    ----------
-    values : (C, *spatial) float32 array
-        As for `compiled_pair_counts`.
-    offsets : (C, ndim) int64 array
-    pairs : (P, 2) int64 array
-        Two different voxels each, as flat C-order indices.
-
-    Returns
-    -------
-    (P, 1 + ndim) int64 array
-        Channel and voxel; rows of -1 for pairs that no path joins.
+    Values are as for `compiled_pair_counts`, but of one sample.
     """
     spatial = np.array(values.shape[1:])
     n_voxels, steps = _flat_steps(spatial, offsets)

@@ -64,21 +64,8 @@ def normalise(raw: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarra
 def to_bytes(raw: np.ndarray, grey_range: GreyRange) -> np.ndarray:
     """Map grey values to 8 bits: LOW and what is darker to 0, HIGH and what is brighter to 255.
 
-    Parameters
-    ----------
-    raw : array of numbers
-    grey_range : (float, float)
-        LOW and HIGH.
-
-    Returns
-    -------
-    uint8 array
-        Of the same shape; rounded to the nearest.
-
-    Raises
-    ------
-    ValueError
-        If a value is no number, or LOW is not less than HIGH.
+    The uint8 values are rounded to the nearest. A ValueError if a value is no number, or LOW is not
+    less than HIGH.
     """
     low, high = _checked_range(grey_range)
     raw = np.asarray(raw)

@@ -66,8 +66,8 @@ def agglomerate(
     Raises
     ------
     ValueError
-        If shapes disagree, an affinity is not a number in [0, 1], or linkage or quantile is
-        unknown.
+        If shapes disagree, an affinity is not a number in [0, 1], a label is negative, or linkage
+        or quantile is unknown.
     TypeError
         If affinities are no floats or fragments no integers.
 

@@ -39,10 +39,8 @@ def connected_components(affinities: Array, offsets: Offsets, threshold: float) 
 
     Raises
     ------
-    ValueError
-        If shapes disagree, the volume is empty or an affinity is not a number in [0, 1].
-    TypeError
-        If affinities are no floats or offsets no integers.
+    ValueError, TypeError
+        If the affinities do not fit the offsets, see `segment`.
 
     References
     ----------
@@ -64,8 +62,10 @@ def connected_components(affinities: Array, offsets: Offsets, threshold: float) 
     pairs = [np.zeros((2, 0), np.int64)]
     for edges, joins in kept:
         if not _is_along_rows(edges):
-            ends = np.stack([row[edges.near][joins], row[edges.far][joins]])
-            pairs.append(ends[:, np.diff(ends, axis=1, prepend=-1).any(axis=0)])
+            one, other = row[edges.near][joins], row[edges.far][joins]
+            new = np.ones(len(one), dtype=bool)
+            new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+            pairs.append(np.stack([one[new], other[new]]))
     component = joined(int(row.flat[-1]) + 1, *np.concatenate(pairs, axis=1))
     return in_kind((component + 1)[row], affinities)
 
@@ -99,11 +99,8 @@ def threshold_watershed(
 
     Raises
     ------
-    ValueError
-        If shapes disagree, the volume is empty, an affinity is not a number in [0, 1] or an axis
-        has no channel of unit steps.
-    TypeError
-        If affinities are no floats or offsets no integers.
+    ValueError, TypeError
+        See `fragments`.
 
     References
     ----------

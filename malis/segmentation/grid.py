@@ -8,6 +8,7 @@ direct neighbours; channels with longer offsets, which some networks predict too
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from malis._checks import Array, Offsets, as_numpy, check_affinities, check_offsets
 from malis.affinity import edge_slices
@@ -28,10 +29,12 @@ class Edges(NamedTuple):
 def as_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
     """Check (C, *spatial) affinities and their offsets; return float32 and int64 arrays.
 
-    Affinities that are a float32 array already are returned themselves. See
-    `malis._checks.check_affinities`: what stands on an edge that leaves the volume is ignored.
+    Affinities that are a float32 array already are returned themselves, and what lies in a file is
+    read. See `malis._checks.check_affinities`: edges that leave the volume may hold anything.
     """
     offsets = check_offsets(offsets)
+    if not isinstance(affinities, np.ndarray | torch.Tensor):
+        affinities = affinities[...]
     return as_numpy(check_affinities(affinities, offsets, batched=False)), offsets
 
 
@@ -95,7 +98,7 @@ def average_affinities(
     Raises
     ------
     ValueError, TypeError
-        If the affinities do not fit the offsets, see `fragments`.
+        See `fragments`.
     """
     values, offsets = as_affinities(affinities, offsets)
     return mean_of_neighbours(values, edges_of_all_axes(values.shape[1:], offsets, per_section))

@@ -41,15 +41,7 @@ class Hierarchy:
     def regions(self, threshold: float) -> np.ndarray:
         """Find the region of every fragment after merging down to a threshold.
 
-        Parameters
-        ----------
-        threshold : float
-            Merge while the score is at least this.
-
-        Returns
-        -------
-        (N,) int64 array
-            Region 1, 2, ... of every fragment, in the order of their first fragments.
+        Return (N,) int64 numbers 1, 2, ... in the order of their first fragments.
         """
         done = self.merges[: self.n_merges(threshold)]
         n_nodes = self.n_fragments + len(done)

@@ -124,22 +124,7 @@ def fragment_steps(
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
 ) -> FragmentSteps:
-    """Do what `fragments` does and return every step, for pictures.
-
-    Parameters
-    ----------
-    affinities, offsets, threshold, min_seed_distance, sampling, per_section
-        See `fragments`.
-
-    Returns
-    -------
-    FragmentSteps
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
-    """
+    """Do what `fragments` does, with the same arguments, and return every step, for pictures."""
     values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = edges_of_all_axes(shape, offsets, per_section)
@@ -197,16 +182,7 @@ def inside_threshold(
         Of as much tissue as there is, so that one section does not decide.
     offsets : (C, ndim) integers
     per_section : bool
-        See `fragments`.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+        See `fragments`; the errors are the same, too.
 
     References
     ----------
@@ -220,20 +196,7 @@ def inside_candidates(
 ) -> list[float]:
     """Return thresholds worth a try where truth can tell which is best.
 
-    Parameters
-    ----------
-    affinities, offsets, per_section
-        See `inside_threshold`.
-
-    Returns
-    -------
-    list of float
-        What `inside_threshold` finds, and one on each side of it.
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+    What `inside_threshold` finds with the same arguments, and one on each side of it.
     """
     average = _averages(affinities, offsets, per_section)
     return [inside_of(average, share) for share in CANDIDATES]

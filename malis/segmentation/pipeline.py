@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from malis._checks import Array, Offsets, as_numpy, check_affinity_shape, check_offsets
 from malis.segmentation.baselines import connected_components, threshold_watershed
@@ -103,17 +102,12 @@ def segment(
             inside=inside,
         )
     elif method == "agglomerate":
-        labels = hierarchy_of(
-            affinities if apart else _whole(affinities),
-            steps,
-            sampling=sampling,
-            per_section=apart,
-            inside=inside,
-        ).cut(threshold)
+        settings = {"sampling": sampling, "per_section": apart, "inside": inside}
+        labels = hierarchy_of(affinities, steps, **settings).cut(threshold)
     elif method == "threshold_watershed":
-        labels = threshold_watershed(_whole(affinities), steps, threshold)
+        labels = threshold_watershed(affinities, steps, threshold)
     else:
-        labels = connected_components(_whole(affinities), steps, threshold)
+        labels = connected_components(affinities, steps, threshold)
         labels = link_sections(labels) if flat else labels
     return remove_small(labels, min_size) if min_size > 1 else labels
 
@@ -132,8 +126,3 @@ def _section_by_section(
             labels[z][section > 0] += np.uint64(total)
             total += int(section.max())
     return in_kind(labels, affinities)
-
-
-def _whole(affinities: Array) -> Array:
-    """Read affinities that lie in a file."""
-    return affinities if isinstance(affinities, np.ndarray | torch.Tensor) else affinities[...]

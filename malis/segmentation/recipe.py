@@ -39,19 +39,8 @@ def hierarchy_of(
 
     Parameters
     ----------
-    affinities : (C, *spatial) float array or tensor
-        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c]. Where sections are cut one
-        by one, anything with a shape that gives arrays when it is indexed, for instance an HDF5
-        dataset: it is read section by section.
-    offsets : (C, ndim) integers
-    sampling : sequence of float, optional
-        Size of a voxel along every axis, in any unit; equal sides by default.
-    per_section : bool, optional
-        Whether fragments lie within sections; by default they do in volumes with sections at least
-        three times thicker than a pixel is wide. Say so for a network that predicts sections.
-    inside : float, optional
-        Average affinity above which a voxel lies inside an object; by default what
-        `inside_threshold` finds in some of the sections.
+    affinities, offsets, sampling, per_section, inside
+        See `segment`.
     linkage, **settings
         See `agglomerate`.
 
@@ -68,6 +57,8 @@ def hierarchy_of(
     steps = check_offsets(offsets)
     check_affinity_shape(affinities.shape, steps, batched=False)
     _, apart = are_sections_apart(tuple(affinities.shape[1:]), steps, sampling, per_section)
+    if not (apart or isinstance(affinities, np.ndarray | torch.Tensor)):
+        affinities = affinities[...]
     if inside is None:
         inside = inside_threshold(*sampled([affinities], steps, per_section=apart))
     if apart:
@@ -91,21 +82,7 @@ def hierarchies_of(
 ) -> list[Hierarchy]:
     """Do what `hierarchy_of` does with several parts, for instance the sections of one volume.
 
-    Parameters
-    ----------
-    parts : sequence of (C, *spatial) float arrays or tensors
-        They share one threshold of what is inside.
-    offsets, sampling, per_section, inside, **linkage
-        See `hierarchy_of`.
-
-    Returns
-    -------
-    list of Hierarchy
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `hierarchy_of`.
+    The parts, (C, *spatial) float arrays or tensors, share one threshold of what is inside.
     """
     settings = {"sampling": sampling, "per_section": per_section}
     if inside is None:
@@ -123,20 +100,7 @@ def fragments_of(
 ) -> list[Array]:
     """Take the first half of the recipe, for whoever agglomerates the fragments in several ways.
 
-    Parameters
-    ----------
-    parts, offsets, sampling, per_section, inside
-        See `hierarchies_of`.
-
-    Returns
-    -------
-    list of (*spatial) uint64 arrays or int64 tensors
-        The fragments of every part.
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+    See `hierarchies_of` for the arguments, and `fragments` for those of every part.
     """
     if inside is None:
         inside = inside_threshold(

@@ -108,10 +108,8 @@ def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> Regio
 
     Raises
     ------
-    ValueError
-        If shapes disagree, an affinity is not a number in [0, 1] or a label is negative.
-    TypeError
-        If affinities are no floats or labels no integers.
+    ValueError, TypeError
+        See `agglomerate`.
     """
     return number_and_graph(affinities, offsets, fragments)[1]
 
@@ -142,9 +140,11 @@ def graph_of_regions(
         voxels = np.flatnonzero(between)
         ends = np.stack([flat[voxels], flat[voxels + offsets[channel] @ strides]])
         pair = np.stack([ends.min(axis=0), ends.max(axis=0)])
-        known = pair[0] > 0
-        pairs.append(pair[:, known] - 1)
-        affinities.append(values[channel].ravel()[voxels[known]])
+        weights = values[channel].ravel()[voxels]
+        if not pair[0].all():
+            weights, pair = weights[pair[0] > 0], pair[:, pair[0] > 0]
+        pairs.append(pair - 1)
+        affinities.append(weights)
     return group_by_pair(n_regions, np.concatenate(pairs, axis=1), np.concatenate(affinities))
 
 

@@ -97,23 +97,9 @@ def link_regions(
 ) -> np.ndarray:
     """Link regions of which only areas and overlaps are known; see `link_sections`.
 
-    Parameters
-    ----------
-    area : (N + 1,) array
-        Voxels of every region 1 ... N; region 0 is none.
-    pairs : two (P,) integer arrays
-        Regions of one section and regions above them in the next; a pair may come several times.
-    overlap : (P,) array
-        Voxels that the two share.
-    weights : (P,) array, optional
-        What they count for; by default as many as they are.
-    threshold : float
-        In [0, 1].
-
-    Returns
-    -------
-    (N + 1,) int32 array
-        The object of every region; 0 stays 0.
+    `area` holds the voxels of every region 1 ... N, region 0 being none; `pairs` P regions of one
+    section and P above them in the next, `overlap` the voxels that the two of a pair share, and
+    `weights` what these count for. Return the object of every region; 0 stays 0.
     """
     return joined(len(area), *_choose_links(area, tuple(pairs), overlap, weights, threshold))
 

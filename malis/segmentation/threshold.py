@@ -59,21 +59,7 @@ class ThresholdCurve:
     def best(self, score: str = "cremi", smoothing: float = 0.0) -> int:
         """Find the lowest score; of neighbouring thresholds that share it, the middle one.
 
-        Parameters
-        ----------
-        score : {"cremi", "voi", "rand"}
-        smoothing : float
-            See `best_threshold`.
-
-        Returns
-        -------
-        int
-            Index into the arrays.
-
-        Raises
-        ------
-        ValueError
-            If there is no such score, or smoothing is negative.
+        Return its index into the arrays; for score and smoothing see `best_threshold`.
         """
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
@@ -221,10 +207,6 @@ def choose_cut(
         Average affinities to try as the inside of objects; by default those of `inside_candidates`.
     smoothing, ignore_groundtruth
         See `best_threshold`.
-
-    Returns
-    -------
-    Choice
 
     Raises
     ------

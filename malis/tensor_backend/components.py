@@ -11,20 +11,11 @@ from malis.tensor_backend.tensors import as_tensor
 
 
 def parallel_components(labels: Tensor) -> Tensor:
-    """Give every connected part of every object of a batch an id of its own.
+    """Give every connected part of every object of a (B, *spatial) batch an id of its own.
 
     Any forest of the edges within objects tells the components. If all edges are alike, the lowest
     number wins: every voxel picks the edge to its predecessor, and nearly all is done in one round.
-
-    Parameters
-    ----------
-    labels : (B, *spatial) integer tensor
-        Object ids, 0 = background; fewer than 2^29 voxels and 2^31 edges.
-
-    Returns
-    -------
-    (B, *spatial) int64 tensor
-        Ids 1, 2, ... in the order of their first voxel; background stays 0.
+    Ids are 1, 2, ... in the order of their first voxel; background stays 0.
     """
     given, labels = labels, comparable(as_tensor(labels))
     ndim = labels.ndim - 1

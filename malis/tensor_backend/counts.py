@@ -71,30 +71,16 @@ def parallel_pair_counts(
 ) -> tuple[Tensor, Tensor]:
     """Count the voxel pairs that every edge decides: `malis.pair_counts` as tensor operations.
 
-    Parameters
-    ----------
-    checked : Checked
-        Affinities ([B,] C, *spatial), labels and masks.
-    offsets : (C, ndim) int64 array
-    constrained : bool
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 tensors
-        On the device of the affinities.
+    The int64 counts stay on the device of the affinities. O(E log n) work in the worst case, some
+    3 E in practice, for n voxels and E edges; below 100 bytes of memory per edge with constraints,
+    below 150 without or with masks. One CPU thread takes 0.6 s for 128^3 voxels, where two calls of
+    ``hg.bpt_canonical`` take 2.7 s (``report/results/benchmark_parallel_cpu.json``). No GPU has
+    timed it so far; ``python -m benchmarks.parallel_loss --device cuda`` is ready to.
 
     Raises
     ------
     ValueError
         For 2^29 voxels or 2^31 edges in a batch, or more.
-
-    Notes
-    -----
-    O(E log n) work in the worst case, some 3 E in practice, for n voxels and E edges; below 100
-    bytes of memory per edge with constraints, below 150 without or with masks. One CPU thread takes
-    0.6 s for 128^3 voxels, where two calls of ``hg.bpt_canonical`` take 2.7 s
-    (``report/results/benchmark_parallel_cpu.json``). No GPU has timed it so far;
-    ``python -m benchmarks.parallel_loss --device cuda`` is ready to.
     """
     tensors = as_tensors(checked)
     shape = tensors.values.shape
@@ -125,7 +111,6 @@ def parallel_maximin_edges(values: Tensor, offsets: np.ndarray, pairs: Tensor) -
     Parameters
     ----------
     values : (B, C, *spatial) float32 tensor
-        From `malis._checks.check_affinities`.
     offsets : (C, ndim) int64 array
     pairs : (P, 2) int64 tensor
         Two different voxels each, as flat C-order indices into (B, *spatial).
@@ -134,11 +119,6 @@ def parallel_maximin_edges(values: Tensor, offsets: np.ndarray, pairs: Tensor) -
     -------
     (P, 2 + ndim) int64 tensor
         Sample, channel and voxel of each pair's maximin edge; rows of -1 where no path joins it.
-
-    Raises
-    ------
-    ValueError
-        For 2^29 voxels or 2^31 edges in a batch, or more.
     """
     grid = _batch_grid(values, offsets)
     forest = grid_forest(grid, grid.edges_where(lambda *_: True))

@@ -209,12 +209,8 @@ def weakest_links(forest: BoruvkaForest, picks: Tensor, one: Tensor, other: Tens
 def _core_sizes(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the weights in every core, and in every chain before each of its merges.
 
-    Returns
-    -------
-    sizes : (S + 1,) int32 tensor
-        At last 0, for mates that are not there.
-    before : (M,) int32 tensor
-        What the chain has joined so far, 0 for its first merge.
+    Return (S + 1,) int32 sizes, at last 0 for mates that are not there; and what the chain has
+    joined so far before each of the (M,) merges.
     """
     n = forest.n_vertices
     sizes = weights.new_zeros(len(forest.parent) + 1)

@@ -124,8 +124,8 @@ class Augmentation:
 
         Returns
         -------
-        raw : (1, *spatial) float32 tensor
-        labels : (*label_spatial) int64 tensor
+        raw, labels : tensors
+            The same without the margin.
         """
         margin = self.margin(resolution)
         if any(margin):
@@ -179,21 +179,9 @@ def random_displacement(
 ) -> Tensor:
     """Draw a smooth displacement field: a cubic B-spline with uniform random coefficients.
 
-    Parameters
-    ----------
-    shape : (ndim,) sequence of int
-        Spatial shape.
-    spacing : (ndim,) sequence of float
-        Distance of the control points along each axis, in voxels; with ``inf``, the displacement
-        is the same everywhere along that axis.
-    amplitude : (ndim,) sequence of float
-        Control displacements along each axis are uniform in -+ amplitude voxels.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    (ndim, *shape) float32 tensor
-        Displacements in voxels, nowhere larger than `amplitude`.
+    The control points lie `spacing` voxels apart along each axis; with ``inf``, the displacement is
+    the same everywhere along that axis. Their displacements are uniform in -+ amplitude voxels, so
+    nothing in the (ndim, *shape) float32 result is larger.
 
     References
     ----------
@@ -211,21 +199,8 @@ def random_displacement(
 def deform(raw: Tensor, labels: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
     """Sample a patch at displaced places, raw data linearly and labels at the nearest voxel.
 
-    Parameters
-    ----------
-    raw : (1, *raw_shape) float32 tensor
-        Grey values, with a margin around the patch on every side.
-    labels : (*label_shape) int64 tensor
-        Labels of the centre, with the same margin.
-    displacement : (ndim, *spatial) float32 tensor
-        Where each voxel of the patch looks, relative to itself, in voxels; no component may
-        exceed the margin.
-
-    Returns
-    -------
-    raw : (1, *spatial) float32 tensor
-    labels : (*label_spatial) int64 tensor
-        The centre of the patch.
+    Every voxel looks `displacement`, (ndim, *spatial) float32, away from itself, in voxels. Raw
+    data have so large a margin around the patch on every side, labels around its centre.
     """
     spatial = displacement.shape[1:]
     grid, index = [], 0

@@ -30,22 +30,15 @@ def load_batches(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Load the batches of some steps, prepared ahead by worker processes if there are any.
 
-    Parameters
-    ----------
-    dataset, steps, batch_size, seed
-        See `batch_indices`; items are pairs of tensors, raw data and labels.
-    device : torch.device or str
-        Where the batches are wanted.
-    num_workers : int
-        Processes that load; 0 loads when a batch is asked for.
-    share : slice
-        The part of every batch that this process wants, see `malis.training.distributed`.
+    The items of the dataset are pairs of tensors, raw data and labels; `share` is the part of every
+    batch that this process wants, see `malis.training.distributed`.
 
     Yields
     ------
     step : int
     raw : (B, 1, *patch) float32 tensor
     labels : (B, *spatial) int64 tensor
+        Both on the device, or on their way to it.
     """
     batches = (batch_indices(seed, step, batch_size, len(dataset))[share] for step in steps)
     loader = DataLoader(

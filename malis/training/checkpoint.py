@@ -159,7 +159,7 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
 def validated_threshold(
     card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False
 ) -> float:
-    """Return the threshold of the agglomeration that validation sections chose.
+    """Return the threshold of the agglomeration that validation sections chose, or else 0.5.
 
     Parameters
     ----------
@@ -170,11 +170,6 @@ def validated_threshold(
     views : bool
         Whether affinities are the mean over all views, see `malis.inference.views`; the threshold
         of single views is taken where the card knows no other.
-
-    Returns
-    -------
-    float
-        0.5 if the card names none.
     """
     return float(_validated(card, linkage, views).get("threshold", 0.5))
 
@@ -184,15 +179,8 @@ def validated_inside(
 ) -> float | None:
     """Return the average affinity inside of objects that validation sections chose.
 
-    Parameters
-    ----------
-    card, linkage, views
-        See `validated_threshold`.
-
-    Returns
-    -------
-    float or None
-        None if the card names none: then `malis.segmentation.inside_threshold` finds one.
+    See `validated_threshold`; None if the card names none: then
+    `malis.segmentation.inside_threshold` finds one.
     """
     inside = _validated(card, linkage, views).get("inside")
     return None if inside is None else float(inside)
