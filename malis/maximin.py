@@ -77,22 +77,10 @@ class MaximinTree:
 def maximin_tree(
     affinities: np.ndarray, offsets: np.ndarray, late: np.ndarray | None = None
 ) -> MaximinTree:
-    """Build the maximin tree of a grid graph.
+    """Build the maximin tree of a grid graph from finite (C, *spatial) float32 affinities.
 
-    Edges are taken with those not `late` first, then by descending affinity, then by ascending edge
-    number: a total order, so that ties are broken the same way everywhere.
-
-    Parameters
-    ----------
-    affinities : (C, *spatial) float32 array
-        Finite; see `malis._checks.check_affinities`.
-    offsets : (C, ndim) int64 array
-    late : (E,) bool array, optional
-        Edges that wait until all others have been taken.
-
-    Returns
-    -------
-    MaximinTree
+    Edges are taken with those not `late`, (E,) booleans, first, then by descending affinity, then
+    by ascending edge number: a total order, so that ties are broken the same way everywhere.
     """
     shape = affinities.shape[1:]
     order = merge_order(gather_edges(affinities, offsets), late)

@@ -64,18 +64,8 @@ class RegionGraph:
 class RegionSums:
     """What is left of a region graph when the single affinities are too many to be kept.
 
-    Sums over parts of a volume add up to those of the whole; means and quantiles would not.
-
-    Attributes
-    ----------
-    n_regions, edges
-        See `RegionGraph`.
-    contact : (E,) int64 array
-        Number of voxel edges between each pair.
-    total : (E,) float64 array
-        Sum of their affinities.
-    maximum : (E,) float32 array
-        Largest of them.
+    Sums over parts of a volume add up to those of the whole; means and quantiles would not. All
+    names mean what they mean in a `RegionGraph`.
     """
 
     n_regions: int

@@ -171,14 +171,8 @@ def grid_forest(grid: Grid, taken: Tensor) -> BoruvkaForest:
 def list_forest(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor) -> BoruvkaForest:
     """Run Borůvka's algorithm on a list of edges; an edge's number is its place in the list.
 
-    Parameters
-    ----------
-    n_vertices : int
-        At least 1.
-    sources, targets : (E,) int32 tensors
-        The two different ends of every edge.
-    codes : (E,) int32 tensor
-        Ascending from the strongest edge to the weakest; ties fall to the lower number.
+    Sources and targets, (E,) int32, are the two different ends of every edge; codes, int32, ascend
+    from the strongest edge to the weakest, and ties fall to the lower number.
     """
     keys = edge_keys(codes, torch.arange(len(codes), device=codes.device))
 

@@ -177,21 +177,11 @@ def vertex_line(forest: BoruvkaForest, merges: Merges) -> Tensor:
 
 
 def weakest_links(forest: BoruvkaForest, picks: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Find the maximin edge of pairs of vertices.
+    """Find the maximin edge of P pairs of vertices, never twice the same.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    picks : (S,) tensor
-        Pick of every supervertex, as anything that ascends from strong to weak and is largest for
-        finished ones: the keys, or places in Kruskal's order.
-    one, other : (P,) integer tensors
-        The vertices of every pair, never twice the same.
-
-    Returns
-    -------
-    (P,) tensor
-        The pick that is the maximin edge; the largest value for pairs that no path joins.
+    `picks` are those of every supervertex, as anything that ascends from strong to weak and is
+    largest for finished ones: the keys, or places in Kruskal's order. Return the pick that is the
+    maximin edge; the largest value for pairs that no path joins.
     """
     weakest = torch.maximum(picks.index_select(0, one), picks.index_select(0, other))
     pending = torch.arange(len(one), device=one.device)

@@ -161,15 +161,9 @@ def validated_threshold(
 ) -> float:
     """Return the threshold of the agglomeration that validation sections chose, or else 0.5.
 
-    Parameters
-    ----------
-    card : dict
-        Of a model.
-    linkage : str
-        See `malis.segmentation.agglomerate`.
-    views : bool
-        Whether affinities are the mean over all views, see `malis.inference.views`; the threshold
-        of single views is taken where the card knows no other.
+    The card is that of a model; for the linkage see `malis.segmentation.agglomerate`. With `views`,
+    affinities are the mean over all views (`malis.inference.views`); the threshold of single views
+    is taken where the card knows no other.
     """
     return float(_validated(card, linkage, views).get("threshold", 0.5))
 
