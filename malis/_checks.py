@@ -30,21 +30,8 @@ MANY, SMALL = 16, 2**11  # samples of a batch, and voxels of each, that go throu
 def check_offsets(offsets: Offsets) -> np.ndarray:
     """Return `offsets` as a (C, ndim) int64 array, or say what is wrong with them.
 
-    Parameters
-    ----------
-    offsets : (C, ndim) integers
-        Step from a voxel to the other end of its edge, one row a channel.
-
-    Returns
-    -------
-    (C, ndim) int64 array
-
-    Raises
-    ------
-    ValueError
-        If the shape is not (C, ndim) with both at least 1, or an offset is zero.
-    TypeError
-        If the offsets are not integers.
+    One row a channel, the step from a voxel to the other end of its edge. A TypeError for what is
+    no integer, a ValueError for another shape and for an offset that is zero.
     """
     array = np.asarray(offsets)
     if array.ndim != 2 or array.size == 0:
@@ -58,20 +45,7 @@ def check_offsets(offsets: Offsets) -> np.ndarray:
 
 
 def check_affinity_shape(shape: Sequence[int], offsets: np.ndarray, batched: bool) -> None:
-    """Raise a ValueError unless a shape is that of affinities with these offsets.
-
-    Parameters
-    ----------
-    shape : sequence of int
-    offsets : (C, ndim) int64 array
-    batched : bool
-        Whether a batch axis must come first.
-
-    Raises
-    ------
-    ValueError
-        If the number of axes or channels is another one, or an axis is empty.
-    """
+    """Raise a ValueError unless the shape, ([B,] C, *spatial), fits (C, ndim) offsets."""
     n_channels, ndim = offsets.shape
     if len(shape) != ndim + 1 + batched or shape[-ndim - 1] != n_channels:
         form = f"({'B, ' * batched}{n_channels}, {', '.join('zyx'[-ndim:])})"
@@ -114,14 +88,12 @@ def check_affinities(
     check_affinity_shape(affinities.shape, offsets, batched)
     if isinstance(affinities, torch.Tensor):
         floating, limits = affinities.is_floating_point(), torch.finfo
-    else:
-        floating, limits = np.issubdtype(affinities.dtype, np.floating), np.finfo
-    if not floating:
-        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
-    if isinstance(affinities, torch.Tensor):
         values = affinities.detach().to(torch.float32)
     else:
+        floating, limits = np.issubdtype(affinities.dtype, np.floating), np.finfo
         values = affinities.astype(np.float32, copy=False)
+    if not floating:
+        raise TypeError(f"affinities must be floating-point numbers, got {affinities.dtype}")
     if from_logits and _surely_finite(values):
         return values
     margin = math.inf if from_logits else 4 * float(limits(affinities.dtype).eps)
@@ -155,7 +127,7 @@ def _extremes(values: Array) -> tuple[float, float]:
 
 
 def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> Array:
-    """Overwrite the values of edges that leave the volume.
+    """Overwrite the values of edges that leave the volume, in a copy; gradients pass unchanged.
 
     Parameters
     ----------
@@ -164,11 +136,6 @@ def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> A
     value : float
         What to write there: a number from which no gradient comes back, because the edge has no
         weight or is predicted for sure.
-
-    Returns
-    -------
-    array or tensor
-        A copy. Gradients pass through to `affinities` as they come.
     """
     values = affinities.clone() if isinstance(affinities, Tensor) else affinities.copy()
     with torch.no_grad():
@@ -183,21 +150,7 @@ def clear_outside(affinities: Array, offsets: np.ndarray, value: float = 0) -> A
 
 
 def check_labels(labels: Array, shape: Sequence[int]) -> None:
-    """Raise unless `labels` are integers, not negative, and of the shape of the affinities.
-
-    Parameters
-    ----------
-    labels : array or tensor
-    shape : sequence of int
-        What the affinities demand: ([B,] *spatial).
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one or a label is negative.
-    TypeError
-        If the labels are not integers.
-    """
+    """Raise unless labels are integers, not negative, and of the shape that affinities demand."""
     if tuple(labels.shape) != tuple(shape):
         raise ValueError(
             f"labels must have shape {tuple(shape)} like the affinities, got {tuple(labels.shape)}"
@@ -209,34 +162,15 @@ def check_labels(labels: Array, shape: Sequence[int]) -> None:
 
 
 def comparable(labels: torch.Tensor) -> torch.Tensor:
-    """Return labels in a type that torch can compare and sort: uint64 becomes int64, same bits.
+    """Return labels as int64, which torch can compare and sort: uint64 by the same bits.
 
-    Parameters
-    ----------
-    labels : integer tensor
-
-    Returns
-    -------
-    int64 tensor
-        Equal where the labels are equal, and 0 where they are 0; nothing else is promised.
+    They are equal where the labels are equal, and 0 where they are 0; no more is needed of them.
     """
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
 
 def check_integer(array: np.ndarray | torch.Tensor, name: str) -> None:
-    """Raise a TypeError unless `array` holds integers.
-
-    Parameters
-    ----------
-    array : array or tensor
-    name : str
-        What the message calls it.
-
-    Raises
-    ------
-    TypeError
-        If the dtype is floating, complex or boolean.
-    """
+    """Raise a TypeError that names the array or tensor unless it holds integers, no booleans."""
     if isinstance(array, torch.Tensor):
         integer = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
     else:
@@ -280,18 +214,12 @@ def check_prediction(
     affinities : ([B,] C, *spatial) float array or tensor
     labels : ([B,] *spatial) integer array or tensor
     offsets : (C, ndim) int64 array
-    edge_mask : ([B,] C, *spatial) array or tensor, optional
-        0 or False means no, anything else means yes.
-    labelled_mask : ([B,] *spatial) array or tensor, optional
-        0 or False means no, anything else means yes.
+    edge_mask, labelled_mask : ([B,] C, *spatial) and ([B,] *spatial) arrays or tensors, optional
+        0 or False, and anything else.
     batched : bool, optional
         Whether the batch axis must be there; by default it may.
     from_logits : bool
         See `check_affinities`.
-
-    Returns
-    -------
-    Checked
 
     Raises
     ------
@@ -313,26 +241,7 @@ def check_prediction(
 
 
 def check_mask(mask: Array | None, shape: Sequence[int], name: str) -> Array | None:
-    """Check the shape of a mask and return it as booleans; None stays None.
-
-    Parameters
-    ----------
-    mask : array or tensor, optional
-        0 or False means no, anything else means yes.
-    shape : sequence of int
-        The shape it must have.
-    name : str
-        What the message calls it.
-
-    Returns
-    -------
-    bool array or tensor, or None
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one.
-    """
+    """Check the shape of a mask and return it as booleans (not 0); None stays None."""
     if mask is None:
         return None
     if tuple(mask.shape) != tuple(shape):
@@ -341,17 +250,7 @@ def check_mask(mask: Array | None, shape: Sequence[int], name: str) -> Array | N
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor: a copy where the array is read-only or reversed.
-
-    Parameters
-    ----------
-    array : array
-
-    Returns
-    -------
-    tensor
-        Shares the memory of `array` where torch can.
-    """
+    """Return an array as a tensor: a copy where the array is read-only or reversed."""
     array = np.require(array, requirements=("C", "W"))
     if min(array.strides, default=0) < 0:  # along an axis of length 1, NumPy does not mind
         array = array.copy()
@@ -359,32 +258,12 @@ def from_numpy(array: np.ndarray) -> torch.Tensor:
 
 
 def as_numpy(array: Array) -> np.ndarray:
-    """Return an array, or a tensor of any device, as an array on the host.
-
-    Parameters
-    ----------
-    array : array or tensor
-
-    Returns
-    -------
-    array
-        Shares the memory of `array` where it can.
-    """
+    """Return an array, or a tensor of any device, as an array on the host; copied if need be."""
     return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
 
 
 def like(array: np.ndarray | torch.Tensor, model: Array) -> Array:
-    """Return an array or tensor as the same kind as `model`, on its device.
-
-    Parameters
-    ----------
-    array, model : array or tensor
-
-    Returns
-    -------
-    array or tensor
-        Shares the memory of `array` where it can.
-    """
+    """Return an array or tensor as the same kind as `model`, on its device; copied only if needed."""
     if not isinstance(model, torch.Tensor):
         return as_numpy(array)
     tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
@@ -394,16 +273,7 @@ def like(array: np.ndarray | torch.Tensor, model: Array) -> Array:
 def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:
     """Whether a batch is too large for the parallel form, which packs numbers into 64 bits.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Of the affinities, ([B,] C, *spatial).
-    ndim : int
-        Number of spatial axes.
-
-    Returns
-    -------
-    bool
+    `shape` is that of the affinities, ([B,] C, *spatial), with `ndim` spatial axes.
     """
     voxels = math.prod(shape[-ndim:]) * math.prod(shape[: -ndim - 1])
     return voxels >= MOST_VOXELS or math.prod(shape) >= MOST_EDGES
@@ -411,12 +281,7 @@ def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is installed and fits the other packages.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether Numba is installed and fits the other packages."""
     try:
         importlib.import_module("numba")
     except ImportError:
@@ -444,10 +309,6 @@ def choose_backend(
     offsets : (C, ndim) int64 array
     general : bool
         Whether masks or the unconstrained form are asked for.
-
-    Returns
-    -------
-    {"higra", "numba", "parallel"}
 
     Raises
     ------
@@ -484,15 +345,6 @@ def uncompiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Res
 
     This is `torch.compiler.disable` without the second that it takes to import the compiler, which
     is only imported where something is compiled.
-
-    Parameters
-    ----------
-    function : callable
-
-    Returns
-    -------
-    callable
-        Does the same.
     """
 
     @functools.wraps(function)

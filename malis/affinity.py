@@ -15,7 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from malis._checks import Array, Offsets, check_labels, check_offsets, comparable
+from malis._checks import (
+    Array,
+    Offsets,
+    check_labels,
+    check_offsets,
+    clear_outside,
+    comparable,
+)
 
 
 def nearest_offsets(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -107,18 +114,10 @@ def affinities_from_labels(labels: Array, offsets: Offsets) -> Array:
 
 
 def same_object(labels: Array, offsets: np.ndarray) -> Array:
-    """Mark the edges whose two ends carry the same object.
+    """Mark the edges whose two ends carry the same object, which is not 0.
 
-    Parameters
-    ----------
-    labels : ([B,] *spatial) integer array or tensor
-        Object ids, 0 = background.
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    ([B,] C, *spatial) bool array or tensor
-        False on edges that touch background or leave the volume.
+    Labels are ([B,] *spatial), the result is ([B,] C, *spatial) booleans: False on edges that touch
+    background or leave the volume.
     """
     n_channels, ndim = offsets.shape
     spatial = labels.shape[labels.ndim - ndim :]
@@ -166,22 +165,11 @@ def existing_edges(shape: Sequence[int], offsets: Offsets) -> np.ndarray:
             f"shape must have {offsets.shape[1]} spatial axes like the offsets and no batch axis, "
             f"got {tuple(shape)}"
         )
-    return scatter_edges(True, shape, offsets, dtype=np.dtype(bool))
+    return clear_outside(np.ones((len(offsets), *shape), dtype=bool), offsets)
 
 
 def count_edges(shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
-    """Count the edges of every channel that exist.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Spatial shape of the volume.
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    (C,) int64 array
-    """
+    """Count the edges of every channel that exist in a volume: (C,) int64."""
     return np.maximum(np.array(shape) - np.abs(offsets), 0).prod(axis=1)
 
 
@@ -190,12 +178,6 @@ def grid_edges(shape: Sequence[int], offsets: np.ndarray) -> tuple[np.ndarray, n
 
     This order numbers the edges; `gather_edges` and `scatter_edges` move values between it and the
     (C, *spatial) form.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Spatial shape of the volume.
-    offsets : (C, ndim) int64 array
 
     Returns
     -------
@@ -210,74 +192,31 @@ def grid_edges(shape: Sequence[int], offsets: np.ndarray) -> tuple[np.ndarray, n
 
 
 def gather_edges(volume: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Read one value per existing edge from its (C, *spatial) form.
-
-    Parameters
-    ----------
-    volume : (C, *spatial) array
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    (E,) array
-        In the order of `grid_edges`.
-    """
+    """Read one value per existing edge, in their order in `grid_edges`, from (C, *spatial)."""
     shape = volume.shape[1:]
     return np.concatenate(
         [volume[c][edge_slices(shape, offset)[0]].ravel() for c, offset in enumerate(offsets)]
     )
 
 
-def scatter_edges(
-    values: np.ndarray | bool,
-    shape: Sequence[int],
-    offsets: np.ndarray,
-    dtype: np.dtype | None = None,
-) -> np.ndarray:
-    """Write one value per existing edge into the (C, *spatial) form; 0 where no edge exists.
+def scatter_edges(values: np.ndarray, shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
+    """Write one value per existing edge, in their order in `grid_edges`, into (C, *spatial).
 
-    Parameters
-    ----------
-    values : (E,) array or a scalar
-        In the order of `grid_edges`.
-    shape : sequence of int
-        Spatial shape of the volume.
-    offsets : (C, ndim) int64 array
-    dtype : dtype, optional
-        Of the result; that of `values` by default.
-
-    Returns
-    -------
-    (C, *spatial) array
+    0 where no edge exists.
     """
-    values = np.asarray(values)
-    volume = np.zeros((len(offsets), *shape), dtype=dtype or values.dtype)
+    volume = np.zeros((len(offsets), *shape), dtype=values.dtype)
     start = 0
     for channel, offset in enumerate(offsets):
         view = volume[channel][edge_slices(shape, offset)[0]]
-        if values.ndim:
-            view[...] = values[start : start + view.size].reshape(view.shape)
-        else:
-            view[...] = values
+        view[...] = values[start : start + view.size].reshape(view.shape)
         start += view.size
     return volume
 
 
 def locate_edges(edges: np.ndarray, shape: Sequence[int], offsets: np.ndarray) -> np.ndarray:
-    """Turn edge numbers into channel and voxel coordinates.
+    """Turn edge numbers, positions in the order of `grid_edges`, into channel and voxel.
 
-    Parameters
-    ----------
-    edges : (P,) int64 array
-        Positions in the order of `grid_edges`.
-    shape : sequence of int
-        Spatial shape of the volume.
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    (P, 1 + ndim) int64 array
-        Channel and coordinates of the voxel that owns each edge.
+    The result is (P, 1 + ndim) int64: channel and coordinates of the voxel that owns each edge.
     """
     views = [edge_slices(shape, offset)[0] for offset in offsets]
     first = np.concatenate([[0], np.cumsum(count_edges(shape, offsets))])

@@ -75,22 +75,12 @@ class SumLoss(AffinityLoss):
         edge_mask: Tensor | None = None,
         labelled_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses one by one, before they are weighted.
-
-        Parameters
-        ----------
-        affinities, labels, edge_mask, labelled_mask : tensors
-            As in a call.
+        """Compute the losses one by one, before they are weighted; called like the loss itself.
 
         Returns
         -------
         dict of tensors
             By class name, followed by the place in the sum if two losses share a name.
-
-        Raises
-        ------
-        TypeError
-            If there is a mask and a loss takes none.
         """
         masks = given_masks(edge_mask, labelled_mask)
         kinds = [type(loss).__name__ for loss in self.losses]
@@ -219,30 +209,11 @@ class GrowBoundaryLoss(_LossAround):
 def cut_windows(
     affinities: Tensor, labels: Tensor, size: int | Sequence[int], backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Cut a batch of patches into a larger batch of windows.
+    """Cut a batch of patches into a larger batch of windows; a ValueError if they do not tile it.
 
-    Parameters
-    ----------
-    affinities : (B, C, *spatial) float tensor
-    labels : (B, *spatial) integer tensor
-        Object ids, 0 = background. Parts of an object that do not meet within a window become
-        objects of their own there, like those of a cropped patch.
-    size : int or (ndim,) sequence of int
-        Voxels of a window along every axis.
-    backend : str
-        See `malis.labels.relabel_batch`.
-
-    Returns
-    -------
-    affinities : (B * W, C, *size) tensor
-        Gradients flow back into the patches.
-    labels : (B * W, *size) int64 tensor
-        On the device of the labels; no id occurs in two windows.
-
-    Raises
-    ------
-    ValueError
-        If the size does not divide the patch.
+    Return (B * W, C, *size) affinities, whose gradients flow back into the patches, and
+    (B * W, *size) int64 labels. Parts of an object that do not meet within a window become objects
+    of their own there, like those of a cropped patch; no id occurs in two windows.
     """
     shape = tuple(labels.shape[1:])
     window = (int(size),) * len(shape) if isinstance(size, Integral) else tuple(size)

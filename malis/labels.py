@@ -52,6 +52,28 @@ def relabel_components(labels: np.ndarray) -> np.ndarray:
     return components.astype(np.int64, copy=False).reshape(labels.shape)
 
 
+def number_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Replace labels by 1, 2, ... in the order of their ids; 0 stays 0.
+
+    Return int32 numbers, and an array of the ids, without 0. Only the first voxels of runs of one
+    label are looked up, in a table unless ids are so high that sorting is less work.
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])[: flat.size])
+    runs = flat[starts]
+    if 0 <= runs.min(initial=0) <= runs.max(initial=0) < 4 * flat.size:
+        present = np.zeros(int(runs.max()) + 1, dtype=bool)
+        present[runs] = present[0] = True
+        ids, numbers = np.flatnonzero(present).astype(flat.dtype), present.cumsum()[runs] - 1
+        first = 0
+    else:
+        ids, numbers = np.unique(runs, return_inverse=True)
+        first = int(ids.size > 0 and ids[0] != 0)  # without background, numbers begin at 1
+    numbers = (numbers + first).astype(np.int32)
+    lengths = np.diff(starts, append=flat.size)
+    return np.repeat(numbers, lengths).reshape(labels.shape), ids[1 - first :]
+
+
 @uncompiled
 def relabel_batch(labels: torch.Tensor, backend: str = "auto") -> torch.Tensor:
     """Relabel the components of every volume of a batch; no id occurs in two of them.

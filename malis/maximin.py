@@ -77,22 +77,10 @@ class MaximinTree:
 def maximin_tree(
     affinities: np.ndarray, offsets: np.ndarray, late: np.ndarray | None = None
 ) -> MaximinTree:
-    """Build the maximin tree of a grid graph.
+    """Build the maximin tree of a grid graph from finite (C, *spatial) float32 affinities.
 
-    Edges are taken with those not `late` first, then by descending affinity, then by ascending edge
-    number: a total order, so that ties are broken the same way everywhere.
-
-    Parameters
-    ----------
-    affinities : (C, *spatial) float32 array
-        Finite; see `malis._checks.check_affinities`.
-    offsets : (C, ndim) int64 array
-    late : (E,) bool array, optional
-        Edges that wait until all others have been taken.
-
-    Returns
-    -------
-    MaximinTree
+    Edges are taken with those not `late`, (E,) booleans, first, then by descending affinity, then
+    by ascending edge number: a total order, so that ties are broken the same way everywhere.
     """
     shape = affinities.shape[1:]
     order = merge_order(gather_edges(affinities, offsets), late)
@@ -116,21 +104,10 @@ def maximin_tree(
 
 
 def merge_order(values: np.ndarray, late: np.ndarray | None = None) -> np.ndarray:
-    """Sort edges: not late before late, then descending value, then ascending position.
+    """Sort edges: not late before late, then descending float32 value, then ascending position.
 
     The bits of floats, read as integers, sort like their sizes; two stable passes over 16-bit
     halves (a radix sort in NumPy) are faster than a comparison sort.
-
-    Parameters
-    ----------
-    values : (E,) float32 array
-        No NaN.
-    late : (E,) bool array, optional
-
-    Returns
-    -------
-    (E,) int64 array
-        Positions in sorted order.
     """
     bits = (values + np.float32(0)).view(np.int32)  # -0.0 became 0.0
     # From 1 down to 0 are the codes of positive numbers; negative ones, with a sign bit, follow.
@@ -208,21 +185,7 @@ def maximin_edges(
 def host_edges(
     values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, backend: str
 ) -> np.ndarray:
-    """Find the maximin edge of voxel pairs on the host.
-
-    Parameters
-    ----------
-    values : (C, *spatial) float32 array
-    offsets : (C, ndim) int64 array
-    pairs : (P, 2) int64 array
-        Two different voxels each, as flat C-order indices.
-    backend : {"higra", "numba"}
-
-    Returns
-    -------
-    (P, 1 + ndim) int64 array
-        See `maximin_edges`.
-    """
+    """Find the maximin edges of (P, 2) flat voxel indices on the host; see `maximin_edges`."""
     if backend == "numba":
         from malis.compiled import compiled_maximin_edges
 
@@ -240,49 +203,19 @@ def host_edges(
 
 
 def node_sums(tree: hg.Tree, leaf_values: np.ndarray) -> np.ndarray:
-    """Sum the values of the leaves below every node.
-
-    Parameters
-    ----------
-    tree : hg.Tree
-        Binary, with K leaves.
-    leaf_values : (K,) int64 array
-
-    Returns
-    -------
-    (2K-1,) int64 array
-        The values themselves for the leaves.
-    """
+    """Sum the (K,) int64 values of the leaves below each of the 2K-1 nodes of a binary tree."""
     return hg.accumulate_sequential(tree, leaf_values, hg.Accumulators.sum)
 
 
 def sibling_products(parents: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Multiply the sums of the two children of every inner node.
-
-    Parameters
-    ----------
-    parents : (2K-1,) int64 array
-    sums : (2K-1,) int64 array
-        From `node_sums`.
-
-    Returns
-    -------
-    (K-1,) int64 array
-    """
+    """Multiply the sums, from `node_sums`, of the two children of each of the K-1 inner nodes."""
     n_leaves = (len(parents) + 1) // 2
     child_sums = sums[_second_child(parents)[n_leaves:]]
     return child_sums * (sums[n_leaves:] - child_sums)
 
 
 def leaf_line(tree: hg.Tree, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the leaves out in depth-first order.
-
-    Parameters
-    ----------
-    tree : hg.Tree
-        Binary, with K leaves.
-    parents : (2K-1,) int64 array
-        Of the same tree.
+    """Lay the K leaves of a binary tree, whose parents are given too, out in depth-first order.
 
     Returns
     -------
@@ -304,25 +237,12 @@ def leaf_line(tree: hg.Tree, parents: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def range_maxima(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Find the maximum of ``values[start:stop]`` for many ranges.
+    """Find the maximum of ``values[start:stop]`` for many ranges, none of them empty.
 
     Two overlapping windows of length 2^k cover any range of 2^k ... 2^(k+1) - 1 values. The windows
-    are doubled in length level by level, and each range is answered at its level.
-
-    Parameters
-    ----------
-    values : (n,) array
-    starts, stops : (q,) int64 arrays
-        With ``starts < stops``.
-
-    Returns
-    -------
-    (q,) array
-
-    Notes
-    -----
-    O(n log n + q) time, O(n) memory: the sparse table of Bender and Farach-Colton (LATIN 2000)
-    without storing the table.
+    are doubled in length level by level, and each range is answered at its level: the sparse table
+    of Bender and Farach-Colton (LATIN 2000) without storing the table. O(n log n + q) time for q
+    ranges, O(n) memory.
     """
     result = np.empty(len(starts), dtype=values.dtype)
     if len(starts) == 0:

@@ -38,6 +38,7 @@ from malis._checks import (
     like,
 )
 from malis.affinity import gather_edges, locate_edges, same_object, scatter_edges
+from malis.labels import number_labels
 from malis.maximin import (
     MaximinTree,
     leaf_line,
@@ -136,20 +137,7 @@ def pair_counts(
 def count_pairs(
     checked: Checked, offsets: np.ndarray, constrained: bool = True, backend: str = "auto"
 ) -> tuple[Array, Array]:
-    """Choose a backend, and count with it.
-
-    Parameters
-    ----------
-    checked : Checked
-    offsets : (C, ndim) int64 array
-    constrained : bool
-    backend : str
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 arrays or tensors
-        Where they were counted.
-    """
+    """Choose a backend, and count with it; the counts stay where they were made."""
     values, _, *masks = checked
     general = not constrained or any(mask is not None for mask in masks)
     backend = choose_backend(backend, values, offsets, general=general)
@@ -218,16 +206,7 @@ def rand_error(
 
 
 def count_label_pairs(labels: np.ndarray) -> tuple[int, int]:
-    """Count the pairs of one object, and all pairs, among the voxels that are not background.
-
-    Parameters
-    ----------
-    labels : integer array
-
-    Returns
-    -------
-    n_same, n_pairs : int
-    """
+    """Count the pairs of one object, and all pairs, among the voxels that are not background."""
     sizes = np.unique(labels[labels != 0], return_counts=True)[1]
     total = int(sizes.sum())
     return int((sizes * (sizes - 1) // 2).sum()), total * (total - 1) // 2
@@ -244,8 +223,8 @@ def _count(
     """Count one sample's pairs, by the simplest way that its masks allow."""
     known = np.ones(values.shape, dtype=bool) if edge_mask is None else edge_mask
     if labelled_mask is not None and not labelled_mask.all():
-        labels = _compact(labels)
-        labels = np.where(labelled_mask, labels, labels.max() + 1)
+        labels, ids = number_labels(labels)
+        labels = np.where(labelled_mask, labels, len(ids) + 1)
         known = known & ~same_object(~labelled_mask, offsets)
     inner = gather_edges(same_object(labels, offsets), offsets)
     known = gather_edges(known, offsets)
@@ -336,21 +315,10 @@ def _boundary_pairs(
 def _leaf_pairs(
     parents: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count the pairs that meet at every inner node of a binary tree.
+    """Count the pairs of voxels that meet at every inner node of a binary tree.
 
-    Parameters
-    ----------
-    parents : (2K-1,) int64 array
-        The tree; its leaves are nodes 0 ... K-1.
-    labels : (K,) integer array
-        Label of every leaf; leaves of label 0 are in no pair.
-    weights : (K,) int64 array
-        Number of voxels of every leaf.
-
-    Returns
-    -------
-    same, different : (K-1,) int64 arrays
-        Pairs of voxels of two leaves, of one label and of two.
+    Its leaves are nodes 0 ... K-1. Each has a label, 0 if it is in no pair, and a weight: its
+    number of voxels. Return the (K-1,) int64 pairs of one label, and those of two.
     """
     n_leaves = len(labels)
     same = np.zeros(n_leaves - 1, dtype=np.int64)
@@ -397,9 +365,3 @@ def _assign(counts: np.ndarray, edges: np.ndarray, values: np.ndarray) -> None:
     """Write the counts of merges to their edges; merges between pieces of the graph have none."""
     exists = edges < len(counts)
     counts[edges[exists]] = values[exists]
-
-
-def _compact(labels: np.ndarray) -> np.ndarray:
-    """Renumber the labels 1, 2, ... in the order of their ids; 0 stays 0."""
-    ids, numbers = np.unique(labels, return_inverse=True)
-    return numbers.reshape(labels.shape).astype(np.int64) + (ids[0] != 0)

@@ -12,6 +12,7 @@ from malis.compiled.kruskal import (
     list_edges,
     weakest_links,
 )
+from malis.labels import number_labels
 
 
 def compiled_pair_counts(
@@ -24,32 +25,17 @@ def compiled_pair_counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the voxel pairs that every edge decides: `malis.pair_counts` in compiled loops.
 
-    Parameters
-    ----------
-    values : ([B,] C, *spatial) float32 array
-        Edges are taken in descending order of these numbers: affinities or logits, finite on edges
-        within the volume.
-    labels : ([B,] *spatial) integer array
-        Object ids, 0 = background.
-    edge_mask, labelled_mask : bool arrays or None
-    offsets : (C, ndim) int64 array
-    constrained : bool
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 arrays
-
-    Notes
-    -----
-    O(E α(N) + R log R) work for E edges, N voxels and the R regions that the inner edges leave
-    (without constraints, R = N). One thread takes one sample after the other, and leaves Python to
-    other threads meanwhile.
+    Values, float32, may be affinities or logits, finite on edges within the volume; masks are
+    booleans, offsets (C, ndim) int64. O(E α(N) + R log R) work for E edges, N voxels and the R
+    regions that the inner edges leave (without constraints, R = N). One thread takes one sample
+    after the other, and leaves Python to other threads meanwhile.
     """
     shape, spatial = values.shape, np.array(values.shape[-offsets.shape[1] :])
     n_voxels, steps = _flat_steps(spatial, offsets)
     width = len(offsets) * n_voxels
     bits = _rows(values, np.float32, width).view(np.uint32)
-    numbers, n_labels = _number_labels(labels)
+    numbers, ids = number_labels(labels)
+    numbers, n_labels = numbers.ravel(), len(ids)
     known = np.ones((1, 1), dtype=bool) if edge_mask is None else edge_mask
     if labelled_mask is not None and not labelled_mask.all():
         n_labels += 1
@@ -80,20 +66,9 @@ def compiled_pair_counts(
 def compiled_maximin_edges(
     values: np.ndarray, offsets: np.ndarray, pairs: np.ndarray
 ) -> np.ndarray:
-    """Find the maximin edge of voxel pairs: `malis.maximin_edges` in compiled loops.
+    """Find the maximin edge of (P, 2) flat voxel indices: `malis.maximin_edges` in compiled loops.
 
-    Parameters
-    ----------
-    values : (C, *spatial) float32 array
-        As for `compiled_pair_counts`.
-    offsets : (C, ndim) int64 array
-    pairs : (P, 2) int64 array
-        Two different voxels each, as flat C-order indices.
-
-    Returns
-    -------
-    (P, 1 + ndim) int64 array
-        Channel and voxel; rows of -1 for pairs that no path joins.
+    Values are as for `compiled_pair_counts`, but of one sample.
     """
     spatial = np.array(values.shape[1:])
     n_voxels, steps = _flat_steps(spatial, offsets)
@@ -114,18 +89,6 @@ def _flat_steps(shape: np.ndarray, offsets: np.ndarray) -> tuple[int, np.ndarray
     """Count the voxels, and turn the offsets into steps between flat indices."""
     strides = np.append(shape[:0:-1].cumprod()[::-1], 1)
     return int(shape.prod()), offsets @ strides
-
-
-def _number_labels(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Turn labels into numbers 1, 2, ... in the order of their ids; 0 stays 0.
-
-    Only the first voxel of every run of one label is sorted.
-    """
-    flat = labels.ravel()
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    ids, numbers = np.unique(flat[starts], return_inverse=True)
-    numbers = numbers.astype(np.int32) + np.int32(ids[0] != 0)
-    return np.repeat(numbers, np.diff(starts, append=flat.size)), int(numbers.max())
 
 
 def _rows(array: np.ndarray, dtype: type, width: int) -> np.ndarray:

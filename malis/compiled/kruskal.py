@@ -202,25 +202,11 @@ def find(parents: Array, vertex: int) -> int:
 
 @compiled
 def join(words: Array, steps: Array, parents: Array, counts: Array, merges: Array, n: int) -> int:
-    """Join the ends of sorted edges.
+    """Join the ends of sorted edges, after `n` merges; return how many merges there are then.
 
-    Parameters
-    ----------
-    words : (E,) uint64 array
-    steps : (C,) int64 array
-    parents : (N,) int32 array
-        A voxel further up in the same region; minus the size of the region at its root.
-    counts : (C * N,) int64 array
-        ``|A| |B|`` is written to every edge that joins A to B.
-    merges : (3, N) uint32 array
-        Heavy root, light root and edge of every merge; the heavy root becomes that of both.
-    n : int
-        Merges so far.
-
-    Returns
-    -------
-    int
-        Merges now.
+    `parents` lead to a voxel further up in the same region, or are minus the size of the region at
+    its root. ``|A| |B|`` is written to the count of every edge that joins A to B, and to `merges`
+    the heavy root, which becomes that of both, the light root and the edge.
     """
     n_voxels = np.uint64(len(parents))
     for word in words:

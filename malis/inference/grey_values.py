@@ -64,21 +64,8 @@ def normalise(raw: np.ndarray, grey_range: GreyRange | None = None) -> np.ndarra
 def to_bytes(raw: np.ndarray, grey_range: GreyRange) -> np.ndarray:
     """Map grey values to 8 bits: LOW and what is darker to 0, HIGH and what is brighter to 255.
 
-    Parameters
-    ----------
-    raw : array of numbers
-    grey_range : (float, float)
-        LOW and HIGH.
-
-    Returns
-    -------
-    uint8 array
-        Of the same shape; rounded to the nearest.
-
-    Raises
-    ------
-    ValueError
-        If a value is no number, or LOW is not less than HIGH.
+    The uint8 values are rounded to the nearest. A ValueError if a value is no number, or LOW is not
+    less than HIGH.
     """
     low, high = _checked_range(grey_range)
     raw = np.asarray(raw)
@@ -91,18 +78,8 @@ def to_bytes(raw: np.ndarray, grey_range: GreyRange) -> np.ndarray:
 def sample_voxels(volume: Any, boxes: int = 32, side: int = 256) -> np.ndarray:
     """Read voxels from all over a volume, all of them if it is small.
 
-    Parameters
-    ----------
-    volume : (*channels, z, y, x) array, dataset or StoredArray
-        Also a single section.
-    boxes : int
-        How many places are looked at.
-    side : int
-        Voxels along y and x that are read of a section there.
-
-    Returns
-    -------
-    (N,) array
+    Of a (*channels, z, y, x) array, dataset or StoredArray, or a single section: boxes of side x
+    side voxels of a section. The result is flat.
     """
     if math.prod(volume.shape) <= boxes * side * side:
         return np.ravel(volume[...])
@@ -181,33 +158,23 @@ def choose_range(
 
 
 def resolve_range(values: np.ndarray, wanted: Sequence[float | str]) -> GreyRange:
-    """Return a range in grey values; percentiles are those of the values.
+    """Return a range in grey values; ends such as "99.5%" are percentiles of the values.
 
-    Parameters
-    ----------
-    values : array
-    wanted : (2,) sequence of float or str
-        Numbers, or texts as "99.5%".
-
-    Raises
-    ------
-    ValueError
-        If it is no range.
+    A ValueError if it is no range.
     """
     try:
-        low, high = wanted
-        return _checked_range([_resolve(values, end) for end in (low, high)])
+        low, high = (
+            np.percentile(values, float(end.strip()[:-1]))
+            if isinstance(end, str) and end.strip().endswith("%")
+            else end
+            for end in wanted
+        )
+        return _checked_range((float(low), float(high)))
     except (TypeError, ValueError) as error:
         raise ValueError(
             "a range of grey values must be LOW and HIGH, LOW < HIGH, as numbers or percentiles "
             f"(0.5% 99.5%), got {wanted!r}"
         ) from error
-
-
-def _resolve(values: np.ndarray, end: float | str) -> float:
-    if isinstance(end, str) and end.strip().endswith("%"):
-        return float(np.percentile(values, float(end.strip()[:-1])))
-    return float(end)
 
 
 def _checked_range(ends: Sequence[float]) -> GreyRange:

@@ -26,19 +26,8 @@ from malis.inference.tiles import mirror
 def neighbours_of(net: FullyConvolutional) -> int:
     """Tell how many sections on each side a network sees besides the one that it predicts.
 
-    Parameters
-    ----------
-    net : FullyConvolutional
-
-    Returns
-    -------
-    int
-        0 for a network with one input channel, k for a 2D network with 2k + 1 of them.
-
-    Raises
-    ------
-    ValueError
-        If the number of channels is even, or a 3D network has several.
+    0 for a network with one input channel, k for a 2D network with 2k + 1 of them. A ValueError if
+    the number of channels is even, or a 3D network has several.
     """
     if net.in_channels == 1:
         return 0
@@ -82,16 +71,7 @@ def as_sections(slabs: Tensor, neighbours: int) -> Tensor:
 def as_slabs(sections: Tensor, count: int) -> Tensor:
     """Put what a network predicts for sections together again.
 
-    Parameters
-    ----------
-    sections : (B D, C, y, x) tensor
-        In the order of `as_sections`.
-    count : int
-        B, the number of slabs.
-
-    Returns
-    -------
-    (B, C, D, y, x) tensor
+    (B D, C, y, x) in the order of `as_sections` become (B, C, D, y, x); `count` is B.
     """
     return sections.unflatten(0, (count, -1)).movedim(1, 2)
 
@@ -138,20 +118,7 @@ def stack_neighbours(volume: Any, neighbours: int) -> Any:
 
 
 class SectionStack:
-    """A volume whose channels are neighbouring sections, read from it piece by piece.
-
-    Parameters
-    ----------
-    volume : (z, y, x) array or dataset
-    neighbours : int
-        Sections on each side, at least one.
-
-    Attributes
-    ----------
-    shape : (4,) tuple of int
-        (2 neighbours + 1, z, y, x).
-    dtype : numpy dtype
-    """
+    """A (z, y, x) volume whose channels are neighbouring sections, read from it piece by piece."""
 
     def __init__(self, volume: Any, neighbours: int) -> None:
         self.volume = volume

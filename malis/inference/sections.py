@@ -18,7 +18,7 @@ AHEAD = 4  # sections that are seen from all sides together, as each needs the o
 
 
 class PredictedSections:
-    """What a 2D network predicts of a volume, to be read with ``[:, z]``.
+    """What a 2D network predicts of a volume, (C, z, y, x) float32, to be read with ``[:, z]``.
 
     Parameters
     ----------
@@ -32,13 +32,6 @@ class PredictedSections:
         Show a progress bar, a step for every section that is read for the first time.
     **settings
         Other arguments of `predict`, but for ``out``.
-
-    Attributes
-    ----------
-    shape : (4,) tuple of int
-        (C, z, y, x).
-    dtype : numpy dtype
-        float32.
     """
 
     def __init__(

@@ -24,18 +24,10 @@ DEFAULT_TILE = {2: 768, 3: 160}
 
 
 class Span(NamedTuple):
-    """One tile along one axis, in voxels of the volume.
+    """One tile along one axis, in voxels of the volume."""
 
-    Attributes
-    ----------
-    start : int
-        First voxel of the network's output.
-    first, stop : int
-        Range of the voxels that are kept of it.
-    """
-
-    start: int
-    first: int
+    start: int  # first voxel of the network's output
+    first: int  # range of the voxels that are kept of it
     stop: int
 
 
@@ -257,20 +249,7 @@ def _read(
 
 
 def mirror(voxel: np.ndarray, length: int) -> np.ndarray:
-    """Reflect indices beyond either end back into the axis, without repeating the end itself.
-
-    Parameters
-    ----------
-    voxel : integer array
-        Indices, perhaps negative or too large.
-    length : int
-        Of the axis, at least 1.
-
-    Returns
-    -------
-    integer array
-        Indices in ``range(length)``.
-    """
+    """Reflect indices beyond either end of an axis back into it, without repeating the end."""
     if length == 1:
         return np.zeros_like(voxel)
     period = 2 * (length - 1)

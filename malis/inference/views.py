@@ -28,18 +28,10 @@ from malis.inference.tiles import predict
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a volume.
+    """A way to look at a volume."""
 
-    Attributes
-    ----------
-    flipped : tuple of int
-        Axes that run backwards, counted from the last one, which is -1.
-    transposed : bool
-        Whether y and x are exchanged, before anything is flipped.
-    """
-
-    flipped: tuple[int, ...]
-    transposed: bool
+    flipped: tuple[int, ...]  # axes that run backwards, counted from the last one, which is -1
+    transposed: bool  # whether y and x are exchanged, before anything is flipped
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """Show an array whose last axes are spatial; it is not copied."""
@@ -60,24 +52,10 @@ class View:
         return offset
 
     def restored(self, affinities: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Give the affinities of a view back to the edges of the volume.
+        """Give the (C, ..., *spatial) affinities of a view back to the edges of the volume.
 
-        Parameters
-        ----------
-        affinities : (C, ..., *spatial) array
-            Of the view.
-        offsets : (C, ndim) int64 array
-            Of volume and view alike.
-
-        Returns
-        -------
-        (C, ..., *spatial) array
-            Of the volume; 0 on edges that leave it.
-
-        Raises
-        ------
-        ValueError
-            If an edge of the volume has no channel in the view.
+        View and volume have the same (C, ndim) offsets; a ValueError if an edge of the volume has
+        no channel in the view. On edges that leave the volume the result is 0.
         """
         ndim = offsets.shape[1]
         spatial = self.undo(affinities).shape[-ndim:]
@@ -103,17 +81,9 @@ class View:
 
 
 def all_views(ndim: int) -> Iterator[View]:
-    """List the flips of all axes, with and without exchange of y and x.
+    """List the flips of all axes, with and without exchange of y and x: 8 in 2D, 16 in 3D.
 
-    Parameters
-    ----------
-    ndim : int
-        2 or 3.
-
-    Yields
-    ------
-    View
-        8 in 2D, 16 in 3D; the first one is the volume as it is.
+    The first one is the volume as it is.
     """
     for transposed in (False, True):
         for reverse in itertools.product((False, True), repeat=ndim):

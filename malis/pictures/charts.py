@@ -15,7 +15,6 @@ def plot_histories(
 
     Parameters
     ----------
-    ax : Axes
     curves : mapping from name to (steps, values)
     label : str
         Of the vertical axis.
@@ -39,7 +38,6 @@ def plot_split_merge(
 
     Parameters
     ----------
-    ax : Axes
     curves : mapping from name to (VOI split, VOI merge)
         In bits.
     chosen : mapping from name to int, optional
@@ -65,7 +63,6 @@ def plot_scores(ax: Axes, scores: Mapping[str, Sequence[float]], label: str) -> 
 
     Parameters
     ----------
-    ax : Axes
     scores : mapping from name to values
         Drawn from top to bottom; a row without values stays empty.
     label : str
@@ -96,7 +93,6 @@ def show_contingency(
 
     Parameters
     ----------
-    ax : Axes
     table : (n, m) integer array
     rows, columns : sequences
         Ids of the n objects of the truth and the m segments.

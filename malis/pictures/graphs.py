@@ -26,7 +26,6 @@ def draw_grid_graph(
 
     Parameters
     ----------
-    ax : Axes
     affinities : (C, y, x) array
         In [0, 1].
     offsets : (C, 2) integers
@@ -85,7 +84,6 @@ def draw_merge_tree(
 
     Parameters
     ----------
-    ax : Axes
     tree : MaximinTree
         Of a small, connected graph.
     altitudes : (N-1,) array

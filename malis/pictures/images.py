@@ -51,7 +51,6 @@ def show_raw(ax: Axes, raw: np.ndarray) -> None:
 
     Parameters
     ----------
-    ax : Axes
     raw : (y, x) array
         uint8, or anything with its own black and white.
     """
@@ -108,7 +107,6 @@ def show_labels(
 
     Parameters
     ----------
-    ax : Axes
     labels : (y, x) integer array
     raw : (y, x) array, optional
     opacity : float
@@ -136,11 +134,8 @@ def find_borders(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
     (y, x) bool array
     """
     borders = np.zeros(labels.shape, dtype=bool)
-    for axis in (0, 1):
-        differs = np.diff(labels, axis=axis) != 0
-        after = [slice(None)] * 2
-        after[axis] = slice(1, None)
-        borders[tuple(after)] |= differs
+    borders[1:] |= labels[1:] != labels[:-1]
+    borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     return ndimage.binary_dilation(borders, iterations=thickness - 1) if thickness > 1 else borders
 
 
@@ -155,7 +150,6 @@ def show_borders(
 
     Parameters
     ----------
-    ax : Axes
     raw : (y, x) array
     labels : (y, x) integer array
     colour : str
@@ -175,7 +169,6 @@ def show_disagreement(
 
     Parameters
     ----------
-    ax : Axes
     raw : (y, x) array
     truth : (y, x) integer array
         Its borders that are missing in `labels`, where objects are merged, are blue.
@@ -207,7 +200,6 @@ def outline_objects(
 
     Parameters
     ----------
-    ax : Axes
     raw : (y, x) array
     labels : (y, x) integer array
     ids : sequence of int
@@ -234,7 +226,6 @@ def show_affinity(ax: Axes, affinity: np.ndarray) -> None:
 
     Parameters
     ----------
-    ax : Axes
     affinity : (y, x) array
         In [0, 1].
     """
@@ -248,7 +239,6 @@ def show_pull(
 
     Parameters
     ----------
-    ax : Axes
     raw : (y, x) array
     gradient : (C, y, x) array
         Of the loss by the affinities. Where it is negative, a step against it raises the affinity

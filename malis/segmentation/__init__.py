@@ -3,27 +3,23 @@
 The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at a threshold that
 `best_threshold` chose on validation data. `segment` does it in one call.
 
-    grid, labels          what all steps share: edges of neighbours, numbered labels
-    watershed             a seeded watershed from the maximum spanning forest
-    oversegmentation      fragments: average, threshold, distance, seeds, watershed
-    regions               the region graph with all affinities between two fragments
-    agglomeration         the order of merges, by the maximum
-    mean, quantile        or the mean or a quantile of the affinities on a boundary
-    hierarchy             the merges; every segmentation is a cut
-    recipe                affinities to a hierarchy, the same way for everybody
-    by_section            its fragments and regions where sections are cut one by one
-    threshold             scores of all cuts, and the best one
-    choice                what validation data choose: inside and threshold
-    sections              2D segmentations linked to 3D
-    components            connected components at a threshold
-    threshold_watershed   the baseline of the first implementations
-    pipeline              one call
-    traps                 small examples of what goes wrong
+    grid, numbering     what all steps share: edges of neighbours, numbered labels
+    watershed           a seeded watershed from the maximum spanning forest
+    oversegmentation    fragments: average, threshold, distance, seeds, watershed
+    regions             the region graph with all affinities between two fragments
+    agglomeration       the order of merges, by the mean or the maximum
+    quantile            or a quantile of the affinities on a boundary
+    hierarchy           the merges; every segmentation is a cut
+    recipe              affinities to a hierarchy, the same way for everybody
+    threshold           what validation data choose: scores of all cuts, the best one
+    sections            2D segmentations linked to 3D
+    baselines           connected components; threshold and watershed
+    pipeline            one call
+    traps               small examples of what goes wrong
 """
 
 from malis.segmentation.agglomeration import agglomerate, merge_regions
-from malis.segmentation.choice import Choice, choose_cut
-from malis.segmentation.components import connected_components
+from malis.segmentation.baselines import connected_components, threshold_watershed
 from malis.segmentation.grid import average_affinities
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.numbering import remove_small
@@ -38,8 +34,7 @@ from malis.segmentation.pipeline import segment
 from malis.segmentation.recipe import fragments_of, hierarchies_of, hierarchy_of, parts_of
 from malis.segmentation.regions import RegionGraph, region_graph
 from malis.segmentation.sections import link_sections
-from malis.segmentation.threshold import ThresholdCurve, best_threshold
-from malis.segmentation.threshold_watershed import threshold_watershed
+from malis.segmentation.threshold import Choice, ThresholdCurve, best_threshold, choose_cut
 from malis.segmentation.traps import (
     SameTree,
     WeakPixel,

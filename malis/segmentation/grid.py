@@ -8,6 +8,7 @@ direct neighbours; channels with longer offsets, which some networks predict too
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from malis._checks import Array, Offsets, as_numpy, check_affinities, check_offsets
 from malis.affinity import edge_slices
@@ -16,13 +17,8 @@ from malis.affinity import edge_slices
 class Edges(NamedTuple):
     """The edges of one channel: two views of the volume, shifted against each other.
 
-    Attributes
-    ----------
-    channel : int
-        Channel of the affinities.
-    near, far : tuples of slice
-        ``volume[near]`` are the voxels ``v`` that own an edge, ``volume[far]`` the voxels
-        ``v + offset``.
+    ``volume[near]`` are the voxels ``v`` that own an edge, ``volume[far]`` the voxels
+    ``v + offset``.
     """
 
     channel: int
@@ -31,62 +27,24 @@ class Edges(NamedTuple):
 
 
 def as_affinities(affinities: Array, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
-    """Check affinities and offsets, and bring the affinities to the host as float32.
+    """Check (C, *spatial) affinities and their offsets; return float32 and int64 arrays.
 
-    Only edges within the volume are looked at: whatever stands on an edge that leaves it is
-    ignored, NaN included.
-
-    Parameters
-    ----------
-    affinities : (C, *spatial) float array or tensor
-    offsets : (C, ndim) integers
-
-    Returns
-    -------
-    affinities : (C, *spatial) float32 array
-        The argument itself where it is one already, if all of its values are affinities.
-    offsets : (C, ndim) int64 array
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, the volume is empty, or an affinity is not a number in [0, 1].
-    TypeError
-        If affinities are no floats or offsets no integers.
+    Affinities that are a float32 array already are returned themselves, and what lies in a file is
+    read. See `malis._checks.check_affinities`: edges that leave the volume may hold anything.
     """
     offsets = check_offsets(offsets)
+    if not isinstance(affinities, np.ndarray | torch.Tensor):
+        affinities = affinities[...]
     return as_numpy(check_affinities(affinities, offsets, batched=False)), offsets
 
 
 def all_edges(shape: tuple[int, ...], offsets: np.ndarray) -> list[Edges]:
-    """Return the edges of every channel, long offsets included.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    list of Edges
-    """
+    """Return the edges of every channel of a volume, long offsets included."""
     return [Edges(c, *edge_slices(shape, offset)) for c, offset in enumerate(offsets)]
 
 
 def direct_edges(shape: tuple[int, ...], offsets: np.ndarray) -> list[Edges]:
-    """Return the edges between voxels that share a face.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-
-    Returns
-    -------
-    list of Edges
-    """
+    """Return the edges between voxels that share a face."""
     unit = np.abs(offsets).sum(axis=1) == 1
     return [edges for edges in all_edges(shape, offsets) if unit[edges.channel]]
 
@@ -96,23 +54,8 @@ def edges_of_all_axes(
 ) -> list[Edges]:
     """Return the edges between voxels that share a face, sure that they join the volume.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-    per_section : bool
-        Leave out the edges along the first axis.
-
-    Returns
-    -------
-    list of Edges
-
-    Raises
-    ------
-    ValueError
-        If an axis longer than one voxel has no channel of unit steps, or `per_section` is asked for
-        and there are no sections.
+    Those along the first axis are left out `per_section`. A ValueError if an axis longer than one
+    voxel has no channel of unit steps, or there are no sections.
     """
     if per_section and len(shape) != 3:
         raise ValueError(f"per_section needs a volume (z, y, x), got shape {shape}")
@@ -123,6 +66,12 @@ def edges_of_all_axes(
         if size > 1 and not stepped[axis]:
             raise ValueError(f"no offset is a unit step along axis {axis}: {offsets.tolist()}")
     return edges
+
+
+def within_sections(offsets: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Return the channels whose edges lie within sections, and their (K, 2) offsets."""
+    channels = np.flatnonzero(offsets[:, 0] == 0)
+    return channels.tolist(), offsets[channels, 1:]
 
 
 def average_affinities(
@@ -149,25 +98,14 @@ def average_affinities(
     Raises
     ------
     ValueError, TypeError
-        If the affinities do not fit the offsets, see `fragments`.
+        See `fragments`.
     """
     values, offsets = as_affinities(affinities, offsets)
     return mean_of_neighbours(values, edges_of_all_axes(values.shape[1:], offsets, per_section))
 
 
 def mean_of_neighbours(values: np.ndarray, edges: list[Edges]) -> np.ndarray:
-    """Average the affinities of the edges that end in each voxel.
-
-    Parameters
-    ----------
-    values : (C, *spatial) float32 array
-    edges : list of Edges
-
-    Returns
-    -------
-    (*spatial) float32 array
-        1 where no edge ends.
-    """
+    """Average the (C, *spatial) affinities of the edges that end in each voxel; 1 without any."""
     total = np.zeros(values.shape[1:], dtype=np.float32)
     count = np.zeros(values.shape[1:], dtype=np.float32)
     for channel, near, far in edges:

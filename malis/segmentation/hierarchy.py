@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from malis._checks import Array
-from malis.segmentation.numbering import in_kind
+from malis.segmentation.numbering import in_kind, joined
 
 
 @dataclass(frozen=True)
@@ -36,38 +35,18 @@ class Hierarchy:
     device: torch.device | None = None
 
     def n_merges(self, threshold: float) -> int:
-        """Count the merges with a score of at least the threshold.
-
-        Parameters
-        ----------
-        threshold : float
-
-        Returns
-        -------
-        int
-        """
+        """Count the merges with a score of at least the threshold."""
         return int(np.searchsorted(-self.scores, -np.float32(threshold), side="right"))
 
     def regions(self, threshold: float) -> np.ndarray:
         """Find the region of every fragment after merging down to a threshold.
 
-        Parameters
-        ----------
-        threshold : float
-            Merge while the score is at least this.
-
-        Returns
-        -------
-        (N,) int64 array
-            Region 1, 2, ... of every fragment, in the order of their first fragments.
+        Return (N,) int64 numbers 1, 2, ... in the order of their first fragments.
         """
         done = self.merges[: self.n_merges(threshold)]
         n_nodes = self.n_fragments + len(done)
         made = np.repeat(np.arange(self.n_fragments, n_nodes), 2)
-        tree = sparse.coo_array(
-            (np.ones(done.size, dtype=bool), (done.ravel(), made)), (n_nodes, n_nodes)
-        )
-        _, region = sparse.csgraph.connected_components(tree, directed=False)
+        region = joined(n_nodes, done.ravel(), made)
         return region[: self.n_fragments].astype(np.int64) + 1
 
     def cut(self, threshold: float) -> Array:

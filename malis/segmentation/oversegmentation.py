@@ -8,14 +8,20 @@ would leak.
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import ndimage
 
 from malis._checks import Array, Offsets
-from malis.segmentation.grid import Edges, as_affinities, edges_of_all_axes, mean_of_neighbours
-from malis.segmentation.numbering import in_kind
+from malis.segmentation.grid import (
+    Edges,
+    as_affinities,
+    edges_of_all_axes,
+    mean_of_neighbours,
+    within_sections,
+)
+from malis.segmentation.numbering import in_kind, joined
 from malis.segmentation.watershed import seeded_watershed
 
 logger = logging.getLogger(__name__)
@@ -118,28 +124,14 @@ def fragment_steps(
     sampling: tuple[float, ...] | None = None,
     per_section: bool = False,
 ) -> FragmentSteps:
-    """Do what `fragments` does and return every step, for pictures.
-
-    Parameters
-    ----------
-    affinities, offsets, threshold, min_seed_distance, sampling, per_section
-        See `fragments`.
-
-    Returns
-    -------
-    FragmentSteps
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
-    """
+    """Do what `fragments` does, with the same arguments, and return every step, for pictures."""
     values, offsets = as_affinities(affinities, offsets)
     shape = values.shape[1:]
     edges = edges_of_all_axes(shape, offsets, per_section)
     sides = _voxel_sides(sampling, shape, per_section)
     if per_section:
-        return _section_steps(values, offsets, threshold, min_seed_distance, sides)
+        settings = {"min_seed_distance": min_seed_distance, "sampling": tuple(sides[1:])}
+        return _section_steps(values, offsets, threshold=threshold, **settings)
     is_open = [values[channel][near] > CLOSED for channel, near, _ in edges]
     average = mean_of_neighbours(values, edges)
     foreground = average > threshold
@@ -161,24 +153,12 @@ def fragment_steps(
     return FragmentSteps(average, foreground, distance, seeds, flooded)
 
 
-def _section_steps(
-    values: np.ndarray,
-    offsets: np.ndarray,
-    threshold: float,
-    min_seed_distance: float,
-    sides: np.ndarray,
-) -> FragmentSteps:
+def _section_steps(values: np.ndarray, offsets: np.ndarray, **settings: Any) -> FragmentSteps:
     """Cut sections one by one, and number their fragments through."""
-    channels = np.flatnonzero(offsets[:, 0] == 0)
+    channels, flat = within_sections(offsets)
     steps, n_fragments = [], 0
     for section in values[channels].swapaxes(0, 1):
-        own = fragment_steps(
-            section,
-            offsets[channels, 1:],
-            threshold=threshold,
-            min_seed_distance=min_seed_distance,
-            sampling=tuple(sides[1:]),
-        )
+        own = fragment_steps(section, flat, **settings)
         for labels in (own.seeds, own.fragments):
             labels[labels > 0] += n_fragments
         n_fragments = max(n_fragments, int(own.fragments.max()))
@@ -202,16 +182,7 @@ def inside_threshold(
         Of as much tissue as there is, so that one section does not decide.
     offsets : (C, ndim) integers
     per_section : bool
-        See `fragments`.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+        See `fragments`; the errors are the same, too.
 
     References
     ----------
@@ -225,20 +196,7 @@ def inside_candidates(
 ) -> list[float]:
     """Return thresholds worth a try where truth can tell which is best.
 
-    Parameters
-    ----------
-    affinities, offsets, per_section
-        See `inside_threshold`.
-
-    Returns
-    -------
-    list of float
-        What `inside_threshold` finds, and one on each side of it.
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+    What `inside_threshold` finds with the same arguments, and one on each side of it.
     """
     average = _averages(affinities, offsets, per_section)
     return [inside_of(average, share) for share in CANDIDATES]
@@ -247,15 +205,7 @@ def inside_candidates(
 def inside_of(average: np.ndarray, share: float = HALFWAY) -> float:
     """Do what `inside_threshold` does, with the average affinity of every voxel.
 
-    Parameters
-    ----------
-    average : float array
-    share : float
-        Where the threshold lies between Otsu's, 0, and the mean of what is above that, 1.
-
-    Returns
-    -------
-    float
+    `share` says where the threshold lies between Otsu's, 0, and the mean of what is above that, 1.
     """
     counts, bounds = np.histogram(average, BINS, (0, max(float(average.max()), CLOSED)))
     below = np.cumsum(counts)[:-1]
@@ -342,11 +292,9 @@ def _number_peaks(peaks: np.ndarray, edges: list[Edges], is_open: list[np.ndarra
     n_peaks = np.count_nonzero(peaks)
     numbers = np.zeros(peaks.shape, dtype=np.int32)
     numbers[peaks] = np.arange(n_peaks)
-    joined = [np.zeros((2, 0), dtype=np.int32)]
+    pairs = [np.zeros((2, 0), dtype=np.int32)]
     for (_, near, far), passable in zip(edges, is_open, strict=True):
         both = passable & peaks[near] & peaks[far]
-        joined.append(np.stack([numbers[near][both], numbers[far][both]]))
-    pairs = np.concatenate(joined, axis=1)
-    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (n_peaks, n_peaks))
-    numbers[peaks] = sparse.csgraph.connected_components(graph, directed=False)[1] + 1
+        pairs.append(np.stack([numbers[near][both], numbers[far][both]]))
+    numbers[peaks] = joined(n_peaks, *np.concatenate(pairs, axis=1)) + 1
     return numbers

@@ -1,19 +1,16 @@
 """Affinities to labels in one call."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
-from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
-from malis.segmentation.by_section import within_sections
-from malis.segmentation.components import connected_components
-from malis.segmentation.numbering import compact, in_kind, remove_small
+from malis._checks import Array, Offsets, as_numpy, check_affinity_shape, check_offsets
+from malis.segmentation.baselines import connected_components, threshold_watershed
+from malis.segmentation.grid import within_sections
+from malis.segmentation.numbering import in_kind, remove_small
 from malis.segmentation.oversegmentation import inside_threshold
 from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled
 from malis.segmentation.sections import link_sections, linked
-from malis.segmentation.threshold_watershed import threshold_watershed
 
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
 
@@ -104,17 +101,12 @@ def segment(
             inside=inside,
         )
     elif method == "agglomerate":
-        labels = hierarchy_of(
-            affinities if apart else _whole(affinities),
-            steps,
-            sampling=sampling,
-            per_section=apart,
-            inside=inside,
-        ).cut(threshold)
+        settings = {"sampling": sampling, "per_section": apart, "inside": inside}
+        labels = hierarchy_of(affinities, steps, **settings).cut(threshold)
     elif method == "threshold_watershed":
-        labels = threshold_watershed(_whole(affinities), steps, threshold)
+        labels = threshold_watershed(affinities, steps, threshold)
     else:
-        labels = connected_components(_whole(affinities), steps, threshold)
+        labels = connected_components(affinities, steps, threshold)
         labels = link_sections(labels) if flat else labels
     return remove_small(labels, min_size) if min_size > 1 else labels
 
@@ -126,21 +118,10 @@ def _section_by_section(
     channels, flat = within_sections(offsets)
     shape = tuple(affinities.shape[1:])
     pictures = (segment(affinities[:, z][channels], flat, **settings) for z in range(shape[0]))
-    labels = np.empty(shape, np.uint64)
-    for z, section in enumerate(linked(pictures) if link else _numbered(pictures)):
+    labels, total = np.empty(shape, np.uint64), 0
+    for z, section in enumerate(linked(pictures) if link else map(as_numpy, pictures)):
         labels[z] = section
+        if not link:
+            labels[z][section > 0] += np.uint64(total)
+            total += int(section.max())
     return in_kind(labels, affinities)
-
-
-def _numbered(sections: Iterable[Array]) -> Iterator[np.ndarray]:
-    """Go on in every section with the numbers where the last one ended."""
-    total = 0
-    for section in sections:
-        numbers, ids = compact(section)
-        yield np.where(numbers > 0, numbers + np.int64(total), 0)
-        total += len(ids)
-
-
-def _whole(affinities: Array) -> Array:
-    """Read affinities that lie in a file."""
-    return affinities if isinstance(affinities, np.ndarray | torch.Tensor) else affinities[...]

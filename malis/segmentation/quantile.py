@@ -20,22 +20,8 @@ def merge_by_quantile(
 
     Of n affinities in ascending order, the one of rank ``floor(quantile n) + 1`` counts. Within a
     bin, pairs are merged in the order of their mean affinity before any merge.
-
-    Parameters
-    ----------
-    graph : RegionGraph
-        With at least one pair.
-    quantile : float
-        In [0, 1].
-    initial_maximum : bool
-        Let only the largest affinities between two fragments count, those in the highest bin.
-
-    Returns
-    -------
-    merges : (M, 2) int64 array
-        The two regions of each merge; merge i makes region N + i.
-    scores : (M,) float32 array
-        Middles of bins.
+    With `initial_maximum`, only the largest affinities between two fragments count, those in the
+    highest bin. Scores are the middles of bins.
     """
     n_pairs = len(graph.edges)
     level = np.minimum(graph.affinities * np.float32(BINS), np.float32(BINS - 1)).astype(np.int64)

@@ -13,9 +13,10 @@ import torch
 
 from malis._checks import Array, Offsets, check_affinity_shape, check_offsets
 from malis.segmentation.agglomeration import agglomerate, merge_regions
-from malis.segmentation.by_section import graph_by_section, within_sections
+from malis.segmentation.grid import as_affinities, within_sections
 from malis.segmentation.hierarchy import Hierarchy
-from malis.segmentation.oversegmentation import fragments, inside_threshold
+from malis.segmentation.oversegmentation import fragment_steps, fragments, inside_threshold
+from malis.segmentation.regions import RegionGraph, RegionSums, graph_of_regions, join_graphs
 
 THICK = 3.0  # sections this many times thicker than a pixel is wide are cut one by one
 SAMPLED = 10  # sections of a volume, or parts of several, that tell where objects have their inside
@@ -38,19 +39,8 @@ def hierarchy_of(
 
     Parameters
     ----------
-    affinities : (C, *spatial) float array or tensor
-        Affinities in [0, 1]; channel c joins voxel v and v + offsets[c]. Where sections are cut one
-        by one, anything with a shape that gives arrays when it is indexed, for instance an HDF5
-        dataset: it is read section by section.
-    offsets : (C, ndim) integers
-    sampling : sequence of float, optional
-        Size of a voxel along every axis, in any unit; equal sides by default.
-    per_section : bool, optional
-        Whether fragments lie within sections; by default they do in volumes with sections at least
-        three times thicker than a pixel is wide.
-    inside : float, optional
-        Average affinity above which a voxel lies inside an object; by default what
-        `inside_threshold` finds in some of the sections.
+    affinities, offsets, sampling, per_section, inside
+        See `segment`.
     linkage, **settings
         See `agglomerate`.
 
@@ -67,11 +57,13 @@ def hierarchy_of(
     steps = check_offsets(offsets)
     check_affinity_shape(affinities.shape, steps, batched=False)
     _, apart = are_sections_apart(tuple(affinities.shape[1:]), steps, sampling, per_section)
+    if not (apart or isinstance(affinities, np.ndarray | torch.Tensor)):
+        affinities = affinities[...]
     if inside is None:
         inside = inside_threshold(*sampled([affinities], steps, per_section=apart))
     if apart:
-        needs_all = linkage == "quantile"  # affinities of a boundary; for the others sums will do
-        leaves, graph = graph_by_section(affinities, steps, sampling, inside, needs_all)
+        sums = linkage != "quantile"  # which needs all affinities of a boundary
+        leaves, graph = _graph_by_section(affinities, steps, sampling, inside, sums)
         merges, scores = merge_regions(graph, linkage=linkage, **settings)
         device = affinities.device if isinstance(affinities, torch.Tensor) else None
         return Hierarchy(leaves, graph.n_regions, merges, scores, device)
@@ -90,28 +82,12 @@ def hierarchies_of(
 ) -> list[Hierarchy]:
     """Do what `hierarchy_of` does with several parts, for instance the sections of one volume.
 
-    Parameters
-    ----------
-    parts : sequence of (C, *spatial) float arrays or tensors
-        They share one threshold of what is inside.
-    offsets, sampling, per_section, inside, **linkage
-        See `hierarchy_of`.
-
-    Returns
-    -------
-    list of Hierarchy
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `hierarchy_of`.
+    The parts, (C, *spatial) float arrays or tensors, share one threshold of what is inside.
     """
+    settings = {"sampling": sampling, "per_section": per_section}
     if inside is None:
-        inside = inside_threshold(
-            *sampled(parts, offsets, sampling=sampling, per_section=per_section)
-        )
-    settings = {"sampling": sampling, "per_section": per_section, "inside": inside, **linkage}
-    return [hierarchy_of(part, offsets, **settings) for part in parts]
+        inside = inside_threshold(*sampled(parts, offsets, **settings))
+    return [hierarchy_of(part, offsets, inside=inside, **settings, **linkage) for part in parts]
 
 
 def fragments_of(
@@ -124,20 +100,7 @@ def fragments_of(
 ) -> list[Array]:
     """Take the first half of the recipe, for whoever agglomerates the fragments in several ways.
 
-    Parameters
-    ----------
-    parts, offsets, sampling, per_section, inside
-        See `hierarchies_of`.
-
-    Returns
-    -------
-    list of (*spatial) uint64 arrays or int64 tensors
-        The fragments of every part.
-
-    Raises
-    ------
-    ValueError, TypeError
-        See `fragments`.
+    See `hierarchies_of` for the arguments, and `fragments` for those of every part.
     """
     if inside is None:
         inside = inside_threshold(
@@ -156,20 +119,10 @@ def sampled(
     sampling: Sequence[float] | None = None,
     per_section: bool | None = None,
 ) -> tuple[list[Array], np.ndarray]:
-    """Pick affinities that tell where objects have their inside, for `inside_threshold`.
+    """Pick affinities that tell where objects have their inside; return them and their offsets.
 
-    Parameters
-    ----------
-    parts, offsets, sampling, per_section
-        See `hierarchies_of`.
-
-    Returns
-    -------
-    affinities : list of (C, *spatial) arrays or tensors
-        At most `SAMPLED` of the parts or, of a volume whose sections are cut one by one, at most as
-        many of its sections. They lie evenly apart.
-    offsets : (C, ndim) int64 array
-        Of these.
+    At most `SAMPLED` of the parts or, of volumes whose sections are cut one by one, at most as many
+    of their sections. They lie evenly apart.
     """
     steps = check_offsets(offsets)
     _, apart = are_sections_apart(tuple(parts[0].shape[1:]), steps, sampling, per_section)
@@ -211,27 +164,12 @@ def are_sections_apart(
 ) -> tuple[bool, bool]:
     """Tell whether sections are cut into fragments one by one.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape.
-    offsets : (C, ndim) int64 array
-    sampling : sequence of float, optional
-        Size of a voxel along every axis.
-    per_section : bool, optional
-        What the caller knows; by default thick sections are.
-
     Returns
     -------
     flat : bool
         They are, because no channel of unit steps joins them; then they have to be linked.
     apart : bool
-        They are, for that or another reason.
-
-    Raises
-    ------
-    ValueError
-        If the sampling has not as many numbers as there are axes, or there are no sections.
+        They are, for that reason, because the caller wants it, or because they are thick.
     """
     if sampling is not None and len(sampling) != offsets.shape[1]:
         raise ValueError(
@@ -241,11 +179,58 @@ def are_sections_apart(
     in_volume = offsets.shape[1] == 3 and len(shape) == 3
     if per_section and not in_volume:
         raise ValueError(f"per_section needs a volume (z, y, x), got shape {shape}")
-    flat = in_volume and shape[0] > 1 and not _has_unit_step(offsets, axis=0)
+    across, _ = _between_sections(offsets)
+    flat = in_volume and shape[0] > 1 and not across
     if per_section is None and in_volume and sampling is not None:
         per_section = sampling[0] >= THICK * min(sampling[1:])
     return flat, flat or bool(per_section)
 
 
-def _has_unit_step(offsets: np.ndarray, axis: int) -> bool:
-    return bool(((np.abs(offsets).sum(axis=1) == 1) & (offsets[:, axis] != 0)).any())
+def _between_sections(offsets: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Return the channels of unit steps from a section to the next or last, and their offsets."""
+    channels = np.flatnonzero((np.abs(offsets).sum(axis=1) == 1) & (offsets[:, 0] != 0))
+    return channels.tolist(), offsets[channels]
+
+
+def _graph_by_section(
+    affinities: Array,
+    offsets: np.ndarray,
+    sampling: Sequence[float] | None,
+    inside: float,
+    sums: bool,
+) -> tuple[np.ndarray, RegionGraph | RegionSums]:
+    """Cut every section into fragments, and gather the affinities between all of them, or sums.
+
+    Return the (z, y, x) int32 fragments, numbered through, and their graph. Two sections are in
+    memory at a time, and what the graph keeps of them. A pair of fragments that touch lies in one
+    section or in two neighbouring ones, so the graph of a volume is that of its sections and that
+    of their neighbourhoods put together.
+    """
+    channels, flat = within_sections(offsets)
+    across, steps = _between_sections(offsets)
+    stack = torch.stack if isinstance(affinities, torch.Tensor) else np.stack
+    sides = None if sampling is None else tuple(sampling[1:])
+    leaves = np.zeros(tuple(affinities.shape[1:]), np.int32)
+    parts: list = []
+    first, last = 0, None  # fragment of this section; edges and fragments of the one before it
+
+    def add(graph: RegionGraph, first: int) -> None:
+        graph = RegionGraph(0, graph.edges + first, graph.affinities, graph.starts)
+        parts.append(graph.sums() if sums else graph)
+
+    for z in range(len(leaves)):
+        section = affinities[:, z]
+        values, _ = as_affinities(section[channels], flat)
+        pieces = fragment_steps(values, flat, threshold=inside, sampling=sides).fragments
+        n_pieces = int(pieces.max())
+        add(graph_of_regions(values, flat, pieces, n_pieces), first)
+        if across and last is not None:
+            edges, below, n_below = last
+            values, _ = as_affinities(stack([edges, section[across]], 1), steps)
+            both = np.stack([below, np.where(pieces > 0, pieces + n_below, 0)])
+            graph = graph_of_regions(values, steps, both, n_below + n_pieces)
+            add(graph, first - n_below)
+        last = section[across], pieces, n_pieces
+        np.copyto(leaves[z], pieces + first, where=pieces > 0)
+        first += n_pieces
+    return leaves, join_graphs(first, parts)

@@ -64,18 +64,8 @@ class RegionGraph:
 class RegionSums:
     """What is left of a region graph when the single affinities are too many to be kept.
 
-    Sums over parts of a volume add up to those of the whole; means and quantiles would not.
-
-    Attributes
-    ----------
-    n_regions, edges
-        See `RegionGraph`.
-    contact : (E,) int64 array
-        Number of voxel edges between each pair.
-    total : (E,) float64 array
-        Sum of their affinities.
-    maximum : (E,) float32 array
-        Largest of them.
+    Sums over parts of a volume add up to those of the whole; means and quantiles would not. All
+    names mean what they mean in a `RegionGraph`.
     """
 
     n_regions: int
@@ -108,15 +98,16 @@ def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> Regio
 
     Raises
     ------
-    ValueError
-        If shapes disagree, an affinity is not a number in [0, 1] or a label is negative.
-    TypeError
-        If affinities are no floats or labels no integers.
-
-    Notes
-    -----
-    O(A) time for A voxel edges between fragments, after one pass over the volume.
+    ValueError, TypeError
+        See `agglomerate`.
     """
+    return number_and_graph(affinities, offsets, fragments)[1]
+
+
+def number_and_graph(
+    affinities: Array, offsets: Offsets, fragments: Array
+) -> tuple[np.ndarray, RegionGraph]:
+    """Check affinities and fragments; return the fragments as int32 1 ... N, and their graph."""
     values, offsets = as_affinities(affinities, offsets)
     if tuple(fragments.shape) != values.shape[1:]:
         raise ValueError(
@@ -124,35 +115,20 @@ def region_graph(affinities: Array, offsets: Offsets, fragments: Array) -> Regio
             f"got {tuple(fragments.shape)}"
         )
     numbers, ids = compact(fragments, "fragments")
-    return graph_of_regions(values, offsets, numbers, len(ids))
+    return numbers, graph_of_regions(values, offsets, numbers, len(ids))
 
 
 def graph_of_regions(
     values: np.ndarray, offsets: np.ndarray, numbers: np.ndarray, n_regions: int
 ) -> RegionGraph:
-    """Build the region graph of checked affinities and numbered fragments.
-
-    Parameters
-    ----------
-    values : (C, *spatial) float32 array
-    offsets : (C, ndim) int64 array
-    numbers : (*spatial) int32 array
-        1 ... N, or 0 for none.
-    n_regions : int
-        N.
-
-    Returns
-    -------
-    RegionGraph
-    """
+    """Build the graph of (*spatial) int32 fragments 1 ... N, 0 for none; all is checked."""
     pairs, affinities = [], []
-    flat = numbers.ravel()
-    for channel, near, far in direct_edges(values.shape[1:], offsets):
+    flat, strides = numbers.ravel(), np.cumprod([1, *numbers.shape[:0:-1]])[::-1]
+    for channel, near, far in direct_edges(numbers.shape, offsets):
         between = np.zeros(numbers.shape, dtype=bool)
         np.not_equal(numbers[near], numbers[far], out=between[near])
         voxels = np.flatnonzero(between)
-        step = np.dot(offsets[channel], _strides(numbers.shape))
-        ends = np.stack([flat[voxels], flat[voxels + step]])
+        ends = np.stack([flat[voxels], flat[voxels + offsets[channel] @ strides]])
         pair = np.stack([ends.min(axis=0), ends.max(axis=0)])
         weights = values[channel].ravel()[voxels]
         if not pair[0].all():
@@ -165,19 +141,9 @@ def graph_of_regions(
 def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> RegionGraph:
     """Sort boundary affinities by their pair of regions.
 
+    `pairs` are (2, A) integers, the two regions of each of A affinities, the smaller number first.
     As a sparse matrix with an entry for each affinity, because SciPy sorts those by counting: by
     column, then by row. The affinities of a pair keep their order.
-
-    Parameters
-    ----------
-    n_regions : int
-    pairs : (2, A) integer array
-        The two regions of each affinity, the smaller number first.
-    affinities : (A,) float32 array
-
-    Returns
-    -------
-    RegionGraph
     """
     table = sparse.coo_array((affinities, tuple(pairs)), (n_regions, n_regions))
     table.has_canonical_format = True  # entries of one pair must not be added up
@@ -193,19 +159,7 @@ def group_by_pair(n_regions: int, pairs: np.ndarray, affinities: np.ndarray) -> 
 def join_graphs(
     n_regions: int, parts: list[RegionGraph] | list[RegionSums]
 ) -> RegionGraph | RegionSums:
-    """Put graphs together of which no two hold the same pair.
-
-    Parameters
-    ----------
-    n_regions : int
-        Of all of them together.
-    parts : list of RegionGraph, or list of RegionSums
-        Their edges name the regions of the whole.
-
-    Returns
-    -------
-    RegionGraph or RegionSums
-    """
+    """Put graphs together of which no two hold the same pair, named by the regions of the whole."""
     edges = np.concatenate([np.zeros((0, 2), np.int64), *(part.edges for part in parts)])
     order = np.lexsort(edges.T[::-1])
     edges = edges[order]
@@ -221,8 +175,3 @@ def join_graphs(
     starts = np.append(0, np.cumsum(contact[order]))
     place = np.arange(len(affinities)) + np.repeat(first - starts[:-1], contact[order])
     return RegionGraph(n_regions, edges, affinities[place], starts)
-
-
-def _strides(shape: tuple[int, ...]) -> np.ndarray:
-    """Return how far apart neighbours along each axis lie in C order."""
-    return np.cumprod([1, *shape[:0:-1]])[::-1]

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from malis._checks import Array, as_numpy
-from malis.segmentation.numbering import compact, in_kind
+from malis.segmentation.numbering import compact, in_kind, joined
 
 
 def link_sections(
@@ -70,19 +70,7 @@ def linked(
     affinities: Array | None = None,
     threshold: float = 0.2,
 ) -> Iterator[np.ndarray]:
-    """Do what `link_sections` does with sections that come one by one.
-
-    Parameters
-    ----------
-    sections : iterable of (y, x) integer arrays or tensors
-    affinities, threshold
-        See `link_sections`.
-
-    Yields
-    ------
-    (y, x) uint64 array
-        The objects of the next section.
-    """
+    """Do what `link_sections` does with (y, x) sections that come and go one by one."""
     n_objects = 0
     before = object_before = None
     for z, section in enumerate(sections):
@@ -109,28 +97,11 @@ def link_regions(
 ) -> np.ndarray:
     """Link regions of which only areas and overlaps are known; see `link_sections`.
 
-    Parameters
-    ----------
-    area : (N + 1,) array
-        Voxels of every region 1 ... N; region 0 is none.
-    pairs : two (P,) integer arrays
-        Regions of one section and regions above them in the next; a pair may come several times.
-    overlap : (P,) array
-        Voxels that the two share.
-    weights : (P,) array, optional
-        What they count for; by default as many as they are.
-    threshold : float
-        In [0, 1].
-
-    Returns
-    -------
-    (N + 1,) int32 array
-        The object of every region; 0 stays 0.
+    `area` holds the voxels of every region 1 ... N, region 0 being none; `pairs` P regions of one
+    section and P above them in the next, `overlap` the voxels that the two of a pair share, and
+    `weights` what these count for. Return the object of every region; 0 stays 0.
     """
-    n = len(area)
-    links = _choose_links(area, tuple(pairs), overlap, weights, threshold)
-    joined = sparse.coo_array((np.ones(len(links[0]), bool), links), (n, n))
-    return sparse.csgraph.connected_components(joined, directed=False)[1]
+    return joined(len(area), *_choose_links(area, tuple(pairs), overlap, weights, threshold))
 
 
 def _links_between(

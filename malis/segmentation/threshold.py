@@ -1,23 +1,27 @@
-"""Choosing the threshold of a hierarchy on data whose truth is known.
+"""What validation data choose: where objects have their inside, and where merging stops.
 
 Scores need no segmentation, only counts: how many voxels each fragment shares with each object of
 the truth. A merge adds up two rows of that table, so one walk along the merges scores every cut
 there is.
 
-Choose the threshold on validation data, and report scores on other data at the threshold chosen.
+Both belong together: a threshold is the best one for the fragments that it merges. Choose on
+validation data, keep both with the network, and report scores on other data.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cremi_eval.evaluation import ContingencyTable, contingency_table, cremi_score, voi_of_table
 from cremi_eval.evaluation.neuron_ids import BACKGROUND
 from cremi_eval.evaluation.rand import adapted_rand_of_sums, sum_of_squares
-from malis._checks import Array, as_numpy, check_integer
+from malis._checks import Array, Offsets, as_numpy, check_integer
 from malis.segmentation.hierarchy import Hierarchy
+from malis.segmentation.oversegmentation import inside_candidates
+from malis.segmentation.recipe import hierarchies_of, sampled
 
 SCORES = ("cremi", "voi", "rand")
 NO_MERGE = 1.001  # no affinity reaches this threshold
@@ -55,21 +59,7 @@ class ThresholdCurve:
     def best(self, score: str = "cremi", smoothing: float = 0.0) -> int:
         """Find the lowest score; of neighbouring thresholds that share it, the middle one.
 
-        Parameters
-        ----------
-        score : {"cremi", "voi", "rand"}
-        smoothing : float
-            See `best_threshold`.
-
-        Returns
-        -------
-        int
-            Index into the arrays.
-
-        Raises
-        ------
-        ValueError
-            If there is no such score, or smoothing is negative.
+        Return its index into the arrays; for score and smoothing see `best_threshold`.
         """
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
@@ -82,17 +72,7 @@ class ThresholdCurve:
 
 
 def middle_of_lowest(values: np.ndarray) -> int:
-    """Find the lowest value; of neighbours that share it, the middle one.
-
-    Parameters
-    ----------
-    values : (T,) array
-
-    Returns
-    -------
-    int
-        Its index.
-    """
+    """Find the place of the lowest value; of neighbours that share it, the middle one."""
     first = last = int(np.argmin(values))
     while last + 1 < len(values) and values[last + 1] == values[first]:
         last += 1
@@ -161,11 +141,6 @@ def best_threshold(
         the truths ignore every voxel, or there is no such score.
     TypeError
         If a truth holds no integers.
-
-    Notes
-    -----
-    O(V) time for V voxels, then O(K log K + M) for K pairs of a fragment and an object that
-    overlap, and M merges.
     """
     if isinstance(hierarchies, Hierarchy):
         hierarchies, truths = [hierarchies], [truths]
@@ -186,6 +161,70 @@ def best_threshold(
     curves = np.mean(scored, axis=0)
     curve = ThresholdCurve(taken, *curves)
     return float(taken[curve.best(score, smoothing)]), curve
+
+
+class Choice(NamedTuple):
+    """How affinities like these are segmented best.
+
+    Attributes
+    ----------
+    inside : float
+        Average affinity above which a voxel lies inside an object.
+    threshold : float
+        Score down to which fragments are merged.
+    curve : ThresholdCurve
+        Scores of all thresholds, with this inside.
+    """
+
+    inside: float
+    threshold: float
+    curve: ThresholdCurve
+
+
+def choose_cut(
+    parts: Sequence[Array],
+    truths: Sequence[Array],
+    offsets: Offsets,
+    *,
+    sampling: Sequence[float] | None = None,
+    per_section: bool | None = None,
+    candidates: Sequence[float] | None = None,
+    smoothing: float = 0.0,
+    ignore_groundtruth: Iterable[int] = (),
+    **linkage: Any,
+) -> Choice:
+    """Choose the inside of objects and the threshold that give the best CREMI score.
+
+    Parameters
+    ----------
+    parts : sequence of (C, *spatial) float arrays or tensors
+        Affinities of validation volumes, or of validation sections.
+    truths : sequence of (*spatial) integer arrays or tensors
+        Object ids; see `best_threshold`.
+    offsets, sampling, per_section, **linkage
+        See `hierarchy_of`.
+    candidates : sequence of float, optional
+        Average affinities to try as the inside of objects; by default those of `inside_candidates`.
+    smoothing, ignore_groundtruth
+        See `best_threshold`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        See `hierarchy_of` and `best_threshold`.
+    """
+    settings = {"sampling": sampling, "per_section": per_section}
+    if candidates is None:
+        candidates = inside_candidates(*sampled(parts, offsets, **settings))
+    choices = []
+    for inside in candidates:
+        hierarchies = hierarchies_of(parts, offsets, inside=inside, **settings, **linkage)
+        found = best_threshold(
+            hierarchies, truths, smoothing=smoothing, ignore_groundtruth=ignore_groundtruth
+        )
+        choices.append(Choice(float(inside), *found))
+    scores = [choice.curve.cremi[choice.curve.best(smoothing=smoothing)] for choice in choices]
+    return choices[int(np.argmin(scores))]
 
 
 def _between_scores(scores: np.ndarray) -> np.ndarray:
@@ -235,11 +274,7 @@ def _gains(table: ContingencyTable, hierarchy: Hierarchy) -> np.ndarray:
     """Tell how far the sums that scores are made of have grown after each number of merges.
 
     Two segments that become one add up their overlaps n_ij with every object, and their sizes b_j.
-
-    Returns
-    -------
-    (4, M + 1) float64 array
-        Growth of the sum of n_ij^2, of n_ij log2 n_ij, of b_j^2 and of b_j log2 b_j.
+    The four rows tell how the sums of n_ij^2, of n_ij log2 n_ij, of b_j^2 and of b_j log2 b_j grow.
     """
     segments = table.counts.T.tocsr()
     bounds = zip(segments.indptr[:-1].tolist(), segments.indptr[1:].tolist(), strict=True)

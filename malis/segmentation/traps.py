@@ -1,7 +1,4 @@
-"""Small examples of what goes wrong, to be drawn and tested.
-
-Both are a few voxels large, so that every number can be read off the picture.
-"""
+"""Small examples of what goes wrong, whose every number can be read off a picture."""
 
 from typing import NamedTuple
 
@@ -53,21 +50,8 @@ def weak_pixel_leak(height: int = 15, width: int = 21) -> WeakPixel:
     A membrane three pixels thick stands between the cells. Across one pixel row it is weak:
     affinities of 0.8 instead of 0.1. At every threshold up to 0.8 the two cells are one connected
     component, and so they are for a watershed on the thresholded average. The mean affinity of the
-    whole membrane is hardly changed: agglomeration keeps the cells apart.
-
-    Parameters
-    ----------
-    height, width : int
-        At least 7 and 11.
-
-    Returns
-    -------
-    WeakPixel
-
-    Raises
-    ------
-    ValueError
-        If the picture is too small.
+    whole membrane is hardly changed: agglomeration keeps the cells apart. A ValueError for fewer
+    than 7 x 11 pixels.
     """
     if height < 7 or width < 11:
         raise ValueError(f"height and width must be at least 7 and 11, got {height} and {width}")
@@ -93,21 +77,7 @@ def same_tree_different_channels(height: int = 6, width: int = 8) -> SameTree:
     the other 0.05.
 
     What differs is all that looks at single edges: the average of the channels, its threshold and
-    watershed, and the mean affinity of a boundary.
-
-    Parameters
-    ----------
-    height, width : int
-        At least 2 and 4.
-
-    Returns
-    -------
-    SameTree
-
-    Raises
-    ------
-    ValueError
-        If the picture is too small.
+    watershed, and the mean affinity of a boundary. A ValueError for fewer than 2 x 4 pixels.
     """
     if height < 2 or width < 4:
         raise ValueError(f"height and width must be at least 2 and 4, got {height} and {width}")

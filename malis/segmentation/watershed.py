@@ -16,10 +16,10 @@ inside a membrane): those are flooded last.
 
 import higra as hg
 import numpy as np
-from scipy import sparse
 
 from malis.maximin import merge_order
 from malis.segmentation.grid import Edges
+from malis.segmentation.numbering import joined
 from malis.segmentation.regions import group_by_pair
 
 PART = 2**18  # voxels that are looked at together
@@ -65,13 +65,8 @@ def _basins(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Follow the steepest way up from every voxel.
 
-    Returns
-    -------
-    basins : (*spatial) int32 array
-        Numbered 0, 1, ... by their peaks.
-    roots : (B,) integer array
-        The voxel of every peak.
-    has_open_edge : (*spatial) bool array
+    Return the basins, (*spatial) int32 numbers 0, 1, ... by their peaks; the voxel of every peak;
+    and which voxels have an open edge.
     """
     shape = heights.shape
     has_open_edge, best = np.zeros(shape, dtype=bool), heights.copy()
@@ -152,22 +147,13 @@ def _join_basins(
     spanning tree falls apart into one tree for each seed. Basins that no open pass joins to a seed
     are tied to the source next, and what is left in the end is tied last, without a label.
     """
-    ends = [
-        seed_basins,
-        open_passes[1],
-        reachable,
-        closed_passes[1],
-        np.arange(n_basins),
-    ]
-    starts = [
-        np.full(len(seed_basins), n_basins),
-        open_passes[0],
-        np.full(len(reachable), n_basins),
-        closed_passes[0],
-        np.full(n_basins, n_basins),
-    ]
-    first = np.cumsum([0, *map(len, ends)])
-    start, end = (np.concatenate(part).astype(np.int64) for part in (starts, ends))
+    seeded, own, rest = (
+        (np.full(len(basins), n_basins), basins)
+        for basins in (seed_basins, reachable, np.arange(n_basins))
+    )
+    parts = [seeded, open_passes, own, closed_passes, rest]
+    first = np.cumsum([0, *(len(ends) for _, ends in parts)])
+    start, end = (np.concatenate(side).astype(np.int64) for side in zip(*parts, strict=True))
     tree = hg.bpt_canonical(
         (start, end, n_basins + 1),
         sorted_edge_indices=np.arange(len(start)),
@@ -176,14 +162,10 @@ def _join_basins(
     )
     chosen = tree.mst_edge_map
     tied = start[chosen] == n_basins
-    joined = chosen[~tied]
-    forest = sparse.coo_array(
-        (np.ones(len(joined), bool), (start[joined], end[joined])), (n_basins, n_basins)
-    )
-    n_trees, tree_of_basin = sparse.csgraph.connected_components(forest, directed=False)
-    label = np.zeros(n_trees, dtype=np.int32)
+    tree_of_basin = joined(n_basins, start[chosen[~tied]], end[chosen[~tied]])
+    label = np.zeros(tree_of_basin.max() + 1, dtype=np.int32)
     label[tree_of_basin[seed_basins]] = seed_labels
-    own = chosen[tied & (chosen >= first[2]) & (chosen < first[3])]
+    unseeded = chosen[tied & (chosen >= first[2]) & (chosen < first[3])]
     n_seeds = int(seed_labels.max(initial=0))
-    label[tree_of_basin[end[own]]] = n_seeds + 1 + np.arange(len(own))
+    label[tree_of_basin[end[unseeded]]] = n_seeds + 1 + np.arange(len(unseeded))
     return label[tree_of_basin]

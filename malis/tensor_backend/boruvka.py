@@ -95,21 +95,19 @@ class Grid:
         self.steps = torch.tensor(offsets @ np.array(strides), device=affinities.device)
 
     def edges_where(self, holds: Callable[[tuple, tuple], Tensor | bool]) -> Tensor:
-        """Mark the edges whose ends fulfil a condition; never those that leave the volume.
+        """Mark the edges whose ends fulfil a condition, (C, *shape); none that leaves the volume.
 
-        Parameters
-        ----------
-        holds : callable
-            From the slices of a volume that hold the two ends of a channel's edges to booleans.
-
-        Returns
-        -------
-        (C, *shape) bool tensor
+        `holds` goes from the slices of a volume that hold the two ends of a channel's edges to
+        booleans.
         """
         marked = torch.zeros_like(self.codes, dtype=torch.bool)
         for channel, (sources, targets) in enumerate(self.slices):
             marked[channel][sources] = holds(sources, targets)
         return marked
+
+    def inner_edges(self, labels: Tensor) -> Tensor:
+        """Mark the edges within one object of a volume of labels."""
+        return self.edges_where(lambda a, b: (labels[a] == labels[b]) & (labels[a] != 0))
 
     def ends(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the voxels that edges join: int32, and some voxels for an edge without ends."""
@@ -120,17 +118,7 @@ class Grid:
         return sources, targets.clamp_(0, self.n_voxels - 1)
 
     def list_edges(self, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """List the edges that are `taken`, by ascending number.
-
-        Parameters
-        ----------
-        taken : (C, *shape) bool tensor
-
-        Returns
-        -------
-        sources, targets : (E,) int32 tensors
-        keys : (E,) int64 tensor
-        """
+        """List the edges that are `taken`, by ascending number: int32 ends and int64 keys."""
         lists = []
         for channel, step in enumerate(self.steps):
             sources = taken[channel].flatten().nonzero().squeeze(1)
@@ -139,23 +127,6 @@ class Grid:
             lists.append((sources.to(torch.int32), (sources + step).to(torch.int32), keys))
         sources, targets, keys = (torch.cat(parts) for parts in zip(*lists, strict=True))
         return sources, targets, keys
-
-
-@dataclass(frozen=True)
-class EdgeList:
-    """A graph as a list of edges; an edge's number is its place in the list.
-
-    Parameters
-    ----------
-    sources, targets : (E,) int32 tensors
-    """
-
-    sources: Tensor
-    targets: Tensor
-
-    def ends(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vertices that edges join."""
-        return self.sources.index_select(0, numbers), self.targets.index_select(0, numbers)
 
 
 def edge_keys(codes: Tensor, numbers: Tensor) -> Tensor:
@@ -174,22 +145,12 @@ def edge_codes(keys: Tensor) -> Tensor:
 
 
 def grid_forest(grid: Grid, taken: Tensor) -> BoruvkaForest:
-    """Run Borůvka's algorithm on some edges of a grid graph.
+    """Run Borůvka's algorithm on the edges of a grid graph that (C, *shape) booleans mark.
 
     In the first round, by far the largest, every voxel finds its strongest edge by comparing
     shifted views of the volume; only the edges that survive it are listed.
-
-    Parameters
-    ----------
-    grid : Grid
-    taken : (C, *shape) bool tensor
-        The edges that the graph has; none that leaves the volume.
-
-    Returns
-    -------
-    BoruvkaForest
     """
-    rounds = _Rounds(grid.n_voxels, grid.codes.device)
+    rounds = _Rounds(grid.n_voxels, grid.codes.device, grid.ends)
     strongest = rounds.key[: grid.n_voxels].view(grid.shape)
     numbers = torch.arange(grid.n_voxels, device=strongest.device).view(grid.shape)
     for channel, (sources, targets) in enumerate(grid.slices):
@@ -198,75 +159,49 @@ def grid_forest(grid: Grid, taken: Tensor) -> BoruvkaForest:
         keys.masked_fill_(~taken[channel][sources], FINISHED)
         for end in (sources, targets):
             torch.minimum(strongest[end], keys, out=strongest[end])
-    rounds.melt(grid)
+    rounds.melt()
 
     supervertex = rounds.component.view(grid.shape)
     apart = grid.edges_where(lambda sources, targets: supervertex[sources] != supervertex[targets])
     sources, targets, keys = grid.list_edges(apart.logical_and_(taken))
     sources, targets = (rounds.component.index_select(0, end) for end in (sources, targets))
-    return rounds.run(sources, targets, keys, grid)
+    return rounds.run(sources, targets, keys)
 
 
 def list_forest(n_vertices: int, sources: Tensor, targets: Tensor, codes: Tensor) -> BoruvkaForest:
     """Run Borůvka's algorithm on a list of edges; an edge's number is its place in the list.
 
-    Parameters
-    ----------
-    n_vertices : int
-        At least 1.
-    sources, targets : (E,) int32 tensors
-        The two different ends of every edge.
-    codes : (E,) int32 tensor
-        Ascending from the strongest edge to the weakest; ties fall to the lower
-        number.
-
-    Returns
-    -------
-    BoruvkaForest
+    Sources and targets, (E,) int32, are the two different ends of every edge; codes, int32, ascend
+    from the strongest edge to the weakest, and ties fall to the lower number.
     """
     keys = edge_keys(codes, torch.arange(len(codes), device=codes.device))
-    rounds = _Rounds(n_vertices, codes.device)
-    return rounds.run(sources, targets, keys, EdgeList(sources, targets))
+
+    def ends(numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return sources.index_select(0, numbers), targets.index_select(0, numbers)
+
+    return _Rounds(n_vertices, codes.device, ends).run(sources, targets, keys)
 
 
 class _Rounds:
-    """A forest while it grows.
+    """A forest while it grows; `ends` finds the vertices that edges of some numbers join."""
 
-    Parameters
-    ----------
-    n_vertices : int
-    device : torch.device
-    """
-
-    def __init__(self, n_vertices: int, device: torch.device) -> None:
+    def __init__(
+        self, n_vertices: int, device: torch.device, ends: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> None:
         # A round has at most half as many supervertices as the one before: fewer than 2n together.
         self.key = torch.full((2 * n_vertices,), FINISHED, device=device)
         self.far = torch.empty(2 * n_vertices, dtype=torch.int32, device=device)
         self.parent = torch.empty_like(self.far)
         self.component = torch.arange(n_vertices, dtype=torch.int32, device=device)
         self.firsts = [0, n_vertices]
+        self.ends = ends
 
-    def run(
-        self, sources: Tensor, targets: Tensor, keys: Tensor, graph: Grid | EdgeList
-    ) -> BoruvkaForest:
-        """Build rounds until no edge is left.
-
-        Parameters
-        ----------
-        sources, targets : (E,) int32 tensors
-            The two different supervertices of the last round that every edge joins.
-        keys : (E,) int64 tensor
-        graph : Grid or EdgeList
-            Knows the vertices that the edges join.
-
-        Returns
-        -------
-        BoruvkaForest
-        """
+    def run(self, sources: Tensor, targets: Tensor, keys: Tensor) -> BoruvkaForest:
+        """Build rounds until no edge is left between two supervertices of the last round."""
         while len(keys):
             for end in (sources, targets):
                 self.key.scatter_reduce_(0, end.to(torch.int64), keys, "amin")
-            self.melt(graph)
+            self.melt()
             sources, targets = (self.parent.index_select(0, end) for end in (sources, targets))
             apart = (sources != targets).nonzero().squeeze(1)
             sources, targets, keys = (x.index_select(0, apart) for x in (sources, targets, keys))
@@ -280,22 +215,15 @@ class _Rounds:
             self.parent[:last], self.far[:last], self.key[:last], self.component, self.firsts
         )
 
-    def melt(self, graph: Grid | EdgeList) -> None:
+    def melt(self) -> None:
         """Let the supervertices of the last round melt along the edges that they have picked."""
-        last = self.firsts[-1]
-        n_groups = self._melt(graph)
-        self.component = self.parent.index_select(0, self.component)
-        self.firsts.append(last + n_groups)
-
-    def _melt(self, graph: Grid | EdgeList) -> int:
-        """Find far ends, roots and parents; return the number of groups."""
         first, last = self.firsts[-2:]
         key, far, parent = (x[first:last] for x in (self.key, self.far, self.parent))
         own = torch.arange(first, last, dtype=torch.int32, device=key.device)
         finished = key == FINISHED
 
         # Of the two supervertices that the picked edge joins, the one that is not the own one.
-        one, other = graph.ends(edge_numbers(key).masked_fill_(finished, 0))
+        one, other = self.ends(edge_numbers(key).masked_fill_(finished, 0))
         both = self.component.index_select(0, one) + self.component.index_select(0, other)
         torch.where(finished, own, both.sub_(own), out=far)
         mutual = self.far.index_select(0, far) == own
@@ -311,4 +239,5 @@ class _Rounds:
 
         number = (root & ~finished).cumsum(0, dtype=torch.int32).add_(last - 1)
         torch.where(finished, own, number.index_select(0, top), out=parent)
-        return int(number[-1]) + 1 - last
+        self.component = self.parent.index_select(0, self.component)
+        self.firsts.append(int(number[-1]) + 1)

@@ -11,32 +11,17 @@ from malis.tensor_backend.tensors import as_tensor
 
 
 def parallel_components(labels: Tensor) -> Tensor:
-    """Give every connected part of every object of a batch an id of its own.
+    """Give every connected part of every object of a (B, *spatial) batch an id of its own.
 
     Any forest of the edges within objects tells the components. If all edges are alike, the lowest
     number wins: every voxel picks the edge to its predecessor, and nearly all is done in one round.
-
-    Parameters
-    ----------
-    labels : (B, *spatial) integer tensor
-        Object ids, 0 = background.
-
-    Returns
-    -------
-    (B, *spatial) int64 tensor
-        Ids 1, 2, ... in the order of their first voxel; background stays 0.
-
-    Raises
-    ------
-    ValueError
-        For 2^29 voxels or 2^31 edges in a batch, or more.
+    Ids are 1, 2, ... in the order of their first voxel; background stays 0.
     """
     given, labels = labels, comparable(as_tensor(labels))
     ndim = labels.ndim - 1
     offsets = np.pad(nearest_offsets(ndim), ((0, 0), (1, 0)))
     grid = Grid(torch.zeros((ndim, *labels.shape), device=labels.device), offsets)
-    inner = grid.edges_where(lambda a, b: (labels[a] == labels[b]) & (labels[a] != 0))
-    forest = grid_forest(grid, inner)
+    forest = grid_forest(grid, grid.inner_edges(labels))
 
     voxels = torch.arange(labels.numel(), device=labels.device)
     component = forest.component.to(torch.int64)

@@ -71,30 +71,16 @@ def parallel_pair_counts(
 ) -> tuple[Tensor, Tensor]:
     """Count the voxel pairs that every edge decides: `malis.pair_counts` as tensor operations.
 
-    Parameters
-    ----------
-    checked : Checked
-        Affinities ([B,] C, *spatial), labels and masks.
-    offsets : (C, ndim) int64 array
-    constrained : bool
-
-    Returns
-    -------
-    positive, negative : ([B,] C, *spatial) int64 tensors
-        On the device of the affinities.
+    The int64 counts stay on the device of the affinities. O(E log n) work in the worst case, some
+    3 E in practice, for n voxels and E edges; below 100 bytes of memory per edge with constraints,
+    below 150 without or with masks. One CPU thread takes 0.6 s for 128^3 voxels, where two calls of
+    ``hg.bpt_canonical`` take 2.7 s (``report/results/benchmark_parallel_cpu.json``). No GPU has
+    timed it so far; ``python -m benchmarks.parallel_loss --device cuda`` is ready to.
 
     Raises
     ------
     ValueError
         For 2^29 voxels or 2^31 edges in a batch, or more.
-
-    Notes
-    -----
-    O(E log n) work in the worst case, some 3 E in practice, for n voxels and E edges; below 100
-    bytes of memory per edge with constraints, below 150 without or with masks. One CPU thread takes
-    0.6 s for 128^3 voxels, where two calls of ``hg.bpt_canonical`` take 2.7 s
-    (``report/results/benchmark_parallel_cpu.json``). No GPU has timed it so far;
-    ``python -m benchmarks.parallel_loss --device cuda`` is ready to.
     """
     tensors = as_tensors(checked)
     shape = tensors.values.shape
@@ -125,7 +111,6 @@ def parallel_maximin_edges(values: Tensor, offsets: np.ndarray, pairs: Tensor) -
     Parameters
     ----------
     values : (B, C, *spatial) float32 tensor
-        From `malis._checks.check_affinities`.
     offsets : (C, ndim) int64 array
     pairs : (P, 2) int64 tensor
         Two different voxels each, as flat C-order indices into (B, *spatial).
@@ -134,11 +119,6 @@ def parallel_maximin_edges(values: Tensor, offsets: np.ndarray, pairs: Tensor) -
     -------
     (P, 2 + ndim) int64 tensor
         Sample, channel and voxel of each pair's maximin edge; rows of -1 where no path joins it.
-
-    Raises
-    ------
-    ValueError
-        For 2^29 voxels or 2^31 edges in a batch, or more.
     """
     grid = _batch_grid(values, offsets)
     forest = grid_forest(grid, grid.edges_where(lambda *_: True))
@@ -164,14 +144,9 @@ def _mark_unlabelled(labels: Tensor, unlabelled: Tensor) -> Tensor:
     return numbers.masked_fill_(labels == 0, 0).masked_fill_(unlabelled, -1)
 
 
-def _inner_edges(grid: Grid, labels: Tensor) -> Tensor:
-    """Mark the edges within one object."""
-    return grid.edges_where(lambda a, b: (labels[a] == labels[b]) & (labels[a] != 0))
-
-
 def _constrained_counts(grid: Grid, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Both passes: the inner edges, then the others between the regions that they leave."""
-    inner = _inner_edges(grid, labels)
+    inner = grid.inner_edges(labels)
     forest = grid_forest(grid, inner)
     merges = kruskal_merges(forest)
     pairs = pair_products(forest, merges, torch.ones_like(forest.component))
@@ -184,7 +159,7 @@ def _constrained_counts(grid: Grid, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _masked_counts(grid: Grid, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Two passes, both with all unknown edges at their predicted affinities."""
     exists = grid.edges_where(lambda *_: True)
-    inner = _inner_edges(grid, labels)
+    inner = grid.inner_edges(labels)
     counted = known & inner
 
     # Edges known to be boundaries come last, when no other count changes any more.
@@ -242,20 +217,9 @@ def _boundary_counts(grid: Grid, inner: BoruvkaForest, late: Tensor, labels: Ten
 def _label_pairs(
     forest: BoruvkaForest, merges: Merges, labels: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Count the pairs of one label and of two that meet at every merge.
+    """Count the pairs of one label and of two that meet at every merge: (M,) int64.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-    labels : (n,) int64 tensor
-        Label of every vertex; those of label 0 weigh nothing.
-    weights : (n,) int32 tensor
-        Number of voxels of every vertex.
-
-    Returns
-    -------
-    same, different : (M,) int64 tensors
+    Every vertex has an int64 label and an int32 number of voxels; those of label 0 weigh nothing.
     """
     pairs = pair_products(forest, merges, weights)
     line = vertex_line(forest, merges)

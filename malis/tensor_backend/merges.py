@@ -94,16 +94,7 @@ class Merges:
 
 
 def kruskal_merges(forest: BoruvkaForest) -> Merges:
-    """Put the edges of Borůvka's forest into Kruskal's order, and into chains.
-
-    Parameters
-    ----------
-    forest : BoruvkaForest
-
-    Returns
-    -------
-    Merges
-    """
+    """Put the edges of Borůvka's forest into Kruskal's order, and into chains."""
     parent, far, key = forest.parent, forest.far, forest.key
     none = len(parent)
     own = torch.arange(none, dtype=torch.int32, device=parent.device)
@@ -154,18 +145,9 @@ def _first_weaker(parent: Tensor, pick_ranks: Tensor, owners: Tensor, ranks: Ten
 
 
 def pair_products(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> Tensor:
-    """Multiply the weights of the two regions that every merge joins.
+    """Multiply the weights of the two regions that every merge joins: (M,) int64.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-    weights : (n,) int32 tensor
-        Of the vertices; together below 2^31.
-
-    Returns
-    -------
-    (M,) int64 tensor
+    `weights` are (n,) int32, those of the vertices, together below 2^31.
     """
     sizes, before = _core_sizes(forest, merges, weights)
     joining = sizes.index_select(0, merges.owners)
@@ -176,15 +158,7 @@ def pair_products(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> Ten
 def vertex_line(forest: BoruvkaForest, merges: Merges) -> Tensor:
     """Lay the vertices on a line where both sides of every merge are neighbouring intervals.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    merges : Merges
-
-    Returns
-    -------
-    (n,) int64 tensor
-        The vertices in their order on the line; components one after the other.
+    Return the (n,) int64 vertices in their order on the line; components one after the other.
     """
     ones = torch.ones_like(forest.component)
     sizes, before = _core_sizes(forest, merges, ones)
@@ -203,21 +177,11 @@ def vertex_line(forest: BoruvkaForest, merges: Merges) -> Tensor:
 
 
 def weakest_links(forest: BoruvkaForest, picks: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Find the maximin edge of pairs of vertices.
+    """Find the maximin edge of P pairs of vertices, never twice the same.
 
-    Parameters
-    ----------
-    forest : BoruvkaForest
-    picks : (S,) tensor
-        Pick of every supervertex, as anything that ascends from strong to weak and is largest for
-        finished ones: the keys, or places in Kruskal's order.
-    one, other : (P,) integer tensors
-        The vertices of every pair, never twice the same.
-
-    Returns
-    -------
-    (P,) tensor
-        The pick that is the maximin edge; the largest value for pairs that no path joins.
+    `picks` are those of every supervertex, as anything that ascends from strong to weak and is
+    largest for finished ones: the keys, or places in Kruskal's order. Return the pick that is the
+    maximin edge; the largest value for pairs that no path joins.
     """
     weakest = torch.maximum(picks.index_select(0, one), picks.index_select(0, other))
     pending = torch.arange(len(one), device=one.device)
@@ -235,12 +199,8 @@ def weakest_links(forest: BoruvkaForest, picks: Tensor, one: Tensor, other: Tens
 def _core_sizes(forest: BoruvkaForest, merges: Merges, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the weights in every core, and in every chain before each of its merges.
 
-    Returns
-    -------
-    sizes : (S + 1,) int32 tensor
-        At last 0, for mates that are not there.
-    before : (M,) int32 tensor
-        What the chain has joined so far, 0 for its first merge.
+    Return (S + 1,) int32 sizes, at last 0 for mates that are not there; and what the chain has
+    joined so far before each of the (M,) merges.
     """
     n = forest.n_vertices
     sizes = weights.new_zeros(len(forest.parent) + 1)

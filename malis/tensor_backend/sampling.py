@@ -12,16 +12,7 @@ def sample_batch(
 ) -> tuple[Tensor, Tensor]:
     """Draw pairs from every volume of a batch, each as `malis.sampling.sample_pairs` does.
 
-    Parameters
-    ----------
-    labels : (B, *spatial) int64 tensor
-        Object ids, 0 = background; negative ones are ids too.
-    n_pairs : int
-        Number of pairs to draw from every volume.
-    generator : torch.Generator
-        On the device of the labels.
-    balanced : bool
-        See `malis.sampling.sample_pairs`.
+    Labels are int64, negative ones too; the generator is on their device.
 
     Returns
     -------

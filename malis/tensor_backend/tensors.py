@@ -9,19 +9,16 @@ from malis._checks import Array, Checked, comparable, from_numpy
 def as_tensors(checked: Checked) -> Checked:
     """Return a prediction and its ground truth as tensors on one device, that of the affinities.
 
-    Parameters
-    ----------
-    checked : Checked
-
-    Returns
-    -------
-    Checked
-        With int64 labels, see `label_tensor`; on the host where the device is Apple's MPS.
+    That is the host where the device is Apple's MPS. Labels become int64, and ids from 2^63 on
+    negative numbers.
     """
     values, labels, *masks = checked
     values = as_tensor(values)
     masks = [None if mask is None else as_tensor(mask).to(values.device) for mask in masks]
-    return Checked(values, label_tensor(labels).to(values.device), *masks)
+    if not isinstance(labels, Tensor):
+        wide = np.uint64 if labels.dtype.kind == "u" else np.int64
+        labels = from_numpy(labels.astype(wide, copy=False).view(np.int64))
+    return Checked(values, comparable(labels).to(values.device), *masks)
 
 
 def as_tensor(array: Array) -> Tensor:
@@ -32,11 +29,3 @@ def as_tensor(array: Array) -> Tensor:
     if isinstance(array, Tensor):
         return array.cpu() if array.device.type == "mps" else array
     return from_numpy(array)
-
-
-def label_tensor(labels: Array) -> Tensor:
-    """Return labels as an int64 tensor; ids from 2^63 on become negative numbers."""
-    if isinstance(labels, Tensor):
-        return comparable(labels)
-    wide = np.uint64 if labels.dtype.kind == "u" else np.int64
-    return from_numpy(labels.astype(wide, copy=False).view(np.int64))

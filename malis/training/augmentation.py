@@ -54,11 +54,9 @@ def grey_value_changes(
     malis.training.intensity.GreyValueChanges
         A MONAI transform that takes and gives (1, *spatial) float32 tensors.
     """
-    from malis.training.intensity import (
-        GreyValueChanges,  # MONAI takes seconds, and not all need it
-    )
+    from malis.training import intensity  # MONAI takes seconds, and not all need it
 
-    return GreyValueChanges(contrast, brightness, gamma, noise, by_section)
+    return intensity.GreyValueChanges(contrast, brightness, gamma, noise, by_section)
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,7 @@ class Augmentation:
     def margin(self, resolution: Sequence[float]) -> tuple[int, ...]:
         """Tell how many voxels more than the patch are needed on each side, per axis.
 
-        Parameters
-        ----------
-        resolution : (ndim,) sequence of float
-            Voxel size of the patch's axes in nm.
-
-        Returns
-        -------
-        (ndim,) tuple of int
+        `resolution` is the voxel size of the patch's axes in nm.
         """
         return tuple(math.ceil(amplitude) for amplitude in self._amplitudes(resolution))
 
@@ -140,8 +131,8 @@ class Augmentation:
 
         Returns
         -------
-        raw : (1, *spatial) float32 tensor
-        labels : (*label_spatial) int64 tensor
+        raw, labels : tensors
+            The same without the margin.
         """
         margin = self.margin(resolution)
         if any(margin):
@@ -180,18 +171,7 @@ class Augmentation:
 
 
 def interchangeable_axes(*properties: Sequence[float]) -> list[list[int]]:
-    """Group the axes that agree in every property.
-
-    Parameters
-    ----------
-    *properties : (ndim,) sequences
-        For example patch size and resolution.
-
-    Returns
-    -------
-    list of list of int
-        Every axis is in exactly one group.
-    """
+    """Group the axes that agree in every property, for example in patch size and resolution."""
     groups: dict[tuple[float, ...], list[int]] = {}
     for axis, values in enumerate(zip(*properties, strict=True)):
         groups.setdefault(tuple(float(value) for value in values), []).append(axis)
@@ -206,21 +186,9 @@ def random_displacement(
 ) -> Tensor:
     """Draw a smooth displacement field: a cubic B-spline with uniform random coefficients.
 
-    Parameters
-    ----------
-    shape : (ndim,) sequence of int
-        Spatial shape.
-    spacing : (ndim,) sequence of float
-        Distance of the control points along each axis, in voxels; with ``inf``, the displacement
-        is the same everywhere along that axis.
-    amplitude : (ndim,) sequence of float
-        Control displacements along each axis are uniform in -+ amplitude voxels.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    (ndim, *shape) float32 tensor
-        Displacements in voxels, nowhere larger than `amplitude`.
+    The control points lie `spacing` voxels apart along each axis; with ``inf``, the displacement is
+    the same everywhere along that axis. Their displacements are uniform in -+ amplitude voxels, so
+    nothing in the (ndim, *shape) float32 result is larger.
 
     References
     ----------
@@ -238,21 +206,8 @@ def random_displacement(
 def deform(raw: Tensor, labels: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
     """Sample a patch at displaced places, raw data linearly and labels at the nearest voxel.
 
-    Parameters
-    ----------
-    raw : (1, *raw_shape) float32 tensor
-        Grey values, with a margin around the patch on every side.
-    labels : (*label_shape) int64 tensor
-        Labels of the centre, with the same margin.
-    displacement : (ndim, *spatial) float32 tensor
-        Where each voxel of the patch looks, relative to itself, in voxels; no component may
-        exceed the margin.
-
-    Returns
-    -------
-    raw : (1, *spatial) float32 tensor
-    labels : (*label_spatial) int64 tensor
-        The centre of the patch.
+    Every voxel looks `displacement`, (ndim, *spatial) float32, away from itself, in voxels. Raw
+    data have so large a margin around the patch on every side, labels around its centre.
     """
     spatial = displacement.shape[1:]
     grid, index = [], 0
@@ -272,20 +227,9 @@ def deform(raw: Tensor, labels: Tensor, displacement: Tensor) -> tuple[Tensor, T
 
 
 def damage_sections(raw: Tensor, probability: float, rng: np.random.Generator) -> Tensor:
-    """Blank or fade whole sections, as lost and badly stained ones look in serial sections.
+    """Blank or fade sections of (1, z, y, x) grey values, as lost and badly stained ones look.
 
-    Parameters
-    ----------
-    raw : (1, z, y, x) float32 tensor
-        Grey values in [-1, 1].
-    probability : float
-        Probability of damage for each section; half of the damaged ones are black.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    (1, z, y, x) float32 tensor
-        A copy.
+    Each with a probability; half of the damaged ones are black. `raw` stays as it is.
     """
     raw = raw.clone()
     for section in raw[0]:

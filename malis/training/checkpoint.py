@@ -159,22 +159,11 @@ def load_model(path: str | Path, networks: Sequence[type[nn.Module]] = NETWORKS)
 def validated_threshold(
     card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False
 ) -> float:
-    """Return the threshold of the agglomeration that validation sections chose.
+    """Return the threshold of the agglomeration that validation sections chose, or else 0.5.
 
-    Parameters
-    ----------
-    card : dict
-        Of a model.
-    linkage : str
-        See `malis.segmentation.agglomerate`.
-    views : bool
-        Whether affinities are the mean over all views, see `malis.inference.views`; the threshold
-        of single views is taken where the card knows no other.
-
-    Returns
-    -------
-    float
-        0.5 if the card names none.
+    The card is that of a model; for the linkage see `malis.segmentation.agglomerate`. With `views`,
+    affinities are the mean over all views (`malis.inference.views`); the threshold of single views
+    is taken where the card knows no other.
     """
     return float(_validated(card, linkage, views).get("threshold", 0.5))
 
@@ -184,15 +173,8 @@ def validated_inside(
 ) -> float | None:
     """Return the average affinity inside of objects that validation sections chose.
 
-    Parameters
-    ----------
-    card, linkage, views
-        See `validated_threshold`.
-
-    Returns
-    -------
-    float or None
-        None if the card names none: then `malis.segmentation.inside_threshold` finds one.
+    See `validated_threshold`; None if the card names none: then
+    `malis.segmentation.inside_threshold` finds one.
     """
     inside = _validated(card, linkage, views).get("inside")
     return None if inside is None else float(inside)
@@ -209,19 +191,8 @@ def _validated(card: Mapping[str, Any], linkage: str, views: bool) -> Mapping[st
 def write(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain containers to a file, completely or not at all.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to; a file that is there is replaced at the last moment.
-    content : mapping
-        With the entry ``kind``, by which `read` knows the file. NumPy's numbers become Python's.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written, for instance because the disk is full.
-    TypeError
-        If the content holds what `read` would refuse.
+    `content` has the entry ``kind``, by which `read` knows the file; NumPy's numbers become
+    Python's. An OSError if the file cannot be written, a TypeError if `read` would refuse it.
     """
     buffer = io.BytesIO()
     torch.save(_plain(content), buffer)
@@ -237,25 +208,9 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: str | Path, *kinds: str) -> dict[str, Any]:
-    """Read a file that `write` wrote, tensors onto the CPU.
+    """Read a file of one of some kinds that `write` wrote, tensors onto the CPU.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    *kinds : str
-        What it may be.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is damaged or of another kind.
+    A FileNotFoundError if there is none, a ValueError if it is damaged or of another kind.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")

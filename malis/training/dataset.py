@@ -97,23 +97,9 @@ def load_volume(path: str | Path) -> LabelledVolume:
 
 
 def labelled_volume(raw: Volume, labels: Volume, path: str | Path) -> LabelledVolume:
-    """Read raw data and labels into memory, from wherever they are.
+    """Do what `load_volume` does with raw data and labels that are open already.
 
-    Parameters
-    ----------
-    raw, labels : Volume
-        Raw data may be padded: they are cropped to the labels.
-    path : str or Path
-        Where they come from.
-
-    Returns
-    -------
-    LabelledVolume
-
-    Raises
-    ------
-    ValueError, TypeError, OSError
-        See `load_volume`.
+    `path` says where they come from.
     """
     raw = crop_to(raw, labels, (f"{path}: raw", "labels")).load()
     ids = labels.load().data
@@ -273,7 +259,14 @@ class PatchDataset(Dataset):
         self.volumes = [describe(volume) for volume in volumes]  # by which a checkpoint knows them
         self._names = [f"{volume.name} {volume.raw.shape}" for volume in volumes]
         self._labels = [_training_labels(volume.labels) for volume in volumes]
-        self._raw = [np.pad(volume.raw, self._context(), mode="reflect") for volume in volumes]
+        # From here on in 3D: a 2D patch lies in one section.
+        flat = 3 - len(self.patch_size)
+        sections, *others = (1,) * flat + self.patch_size
+        self._seen = (sections + 2 * neighbours, *others)
+        self._output, self._margin = (1,) * flat + self.output_size, (0,) * flat + self.margin
+        sizes = zip(self._seen, self._output, strict=True)
+        context = [((seen - output) // 2,) * 2 for seen, output in sizes]
+        self._raw = [np.pad(volume.raw, context, mode="reflect") for volume in volumes]
         sizes = np.array([volume.raw.size for volume in volumes], float)
         self._share = sizes / sizes.sum()
 
@@ -298,34 +291,20 @@ class PatchDataset(Dataset):
             f"objects (volumes: {', '.join(self._names)}): take larger patches or denser labels"
         )
 
-    def _context(self) -> list[tuple[int, int]]:
-        """Return by how much raw patches reach beyond their labels, as padding of a volume."""
-        sizes = zip(self._seen(), (1,) * self._flat() + self.output_size, strict=True)
-        return [((seen - output) // 2,) * 2 for seen, output in sizes]
-
-    def _seen(self) -> tuple[int, ...]:
-        """Return the voxels (z, y, x) of a raw patch, neighbouring sections included."""
-        first, *others = (1,) * self._flat() + self.patch_size
-        return (first + 2 * self.neighbours, *others)
-
-    def _flat(self) -> int:
-        """Return the number of axes that a patch lacks: 2D patches lie in one section."""
-        return 3 - len(self.patch_size)
-
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Cut a patch out of a random place, with the margin that its augmentation needs."""
         chosen = rng.choice(len(self._share), p=self._share)
-        flat = self._flat()
-        margin = (0,) * flat + self.margin
-        output = (1,) * flat + self.output_size
-        inner = [n + 2 * m for n, m in zip(output, margin, strict=True)]
-        outer = [n + 2 * m for n, m in zip(self._seen(), margin, strict=True)]
+        inner, outer = (
+            [n + 2 * m for n, m in zip(size, self._margin, strict=True)]
+            for size in (self._output, self._seen)
+        )
         shape = self._labels[chosen].shape
         corner = [int(rng.integers(n - m + 1)) for n, m in zip(shape, inner, strict=True)]
 
         # Raw data are padded by context and neighbours, so both patches start at the same numbers.
         labels = self._labels[chosen][_box(corner, inner)]
         raw = normalise(self._raw[chosen][_box(corner, outer)])
+        flat = 3 - len(self.patch_size)
         raw = torch.from_numpy(raw.reshape(-1, *outer[flat:]))
         return raw, torch.from_numpy(labels.reshape(inner[flat:]).copy())
 

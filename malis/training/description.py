@@ -57,13 +57,7 @@ def known_by_name(thing: Any) -> list[str]:
 
 
 def differences(was: Any, now: Any, name: str) -> Iterator[str]:
-    """Say what differs between two descriptions.
-
-    Parameters
-    ----------
-    was, now : descriptions
-    name : str
-        What they describe.
+    """Say what differs between two descriptions of what has a name.
 
     Yields
     ------

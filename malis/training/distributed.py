@@ -81,22 +81,7 @@ def size() -> int:
 
 
 def share(batch_size: int) -> slice:
-    """Tell which items of every batch are this process' own.
-
-    Parameters
-    ----------
-    batch_size : int
-        Items of the joint batch.
-
-    Returns
-    -------
-    slice
-
-    Raises
-    ------
-    ValueError
-        If the processes cannot get equal shares.
-    """
+    """Tell which items of every joint batch are this process' own; a ValueError if not as many."""
     if batch_size % size():
         raise ValueError(
             f"batch_size {batch_size} is for all processes together and cannot be shared equally "
@@ -106,35 +91,15 @@ def share(batch_size: int) -> slice:
 
 
 def replicate(network: nn.Module) -> nn.Module:
-    """Return the network in a form whose backward pass averages gradients over the processes.
+    """Return a network, with the weights of process 0, that averages gradients over processes.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Of one architecture everywhere. It gets the weights of process 0.
-
-    Returns
-    -------
-    nn.Module
-        The same parameters; the network itself if this process is alone.
+    It has the same parameters, and is the network itself if this process is alone.
     """
     return DistributedDataParallel(network) if size() > 1 else network
 
 
 def mean(numbers: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """Average numbers over the processes; NaN in one is NaN in all.
-
-    Parameters
-    ----------
-    numbers : mapping
-        The same names in every process.
-    device : torch.device
-        Where the process computes.
-
-    Returns
-    -------
-    dict
-    """
+    """Average numbers of the same names over the processes; NaN in one is NaN in all."""
     if size() == 1:
         return dict(numbers)
     values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)

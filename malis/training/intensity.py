@@ -1,8 +1,4 @@
-"""The usual changes of grey values, made of MONAI transforms.
-
-`malis.training.augmentation` imports this where it is asked for, because MONAI takes seconds to
-import.
-"""
+"""The usual changes of grey values, made of MONAI transforms, which take seconds to import."""
 
 from typing import Any
 
@@ -15,14 +11,7 @@ transforms = extra_package("monai.transforms", "train")
 
 
 class GreyValueChanges(transforms.Compose):
-    """Random contrast, brightness, gamma and noise, which tells how much of each.
-
-    Parameters
-    ----------
-    contrast, brightness, gamma, noise : float
-    by_section : bool
-        See `malis.training.augmentation.grey_value_changes`.
-    """
+    """What `malis.training.augmentation.grey_value_changes` makes; it tells how much of each."""
 
     def __init__(
         self, contrast: float, brightness: float, gamma: float, noise: float, by_section: bool

@@ -134,17 +134,16 @@ def train(
     to the rate of the first step (to 1 if that is 0).
 
     A checkpoint knows loss, dataset, learning rate and optimiser by what `describe` writes down of
-    them. Of functions and of objects that do not tell their settings that is only the name, so
-    another one of that name is taken for the same; a warning is logged where that is so.
+    them: of functions, and of objects that do not tell their settings, only the name. A warning is
+    logged where that is so.
 
     A checkpoint that is due together with a validation is written before it, and again with its
     numbers: an error in `validate` costs no training. Ctrl-C and SIGTERM end a training after the
-    step that is under way, with a checkpoint of it; then they do what they always do, see
-    `malis.training.interruption`.
+    step that is under way, with a checkpoint of it, see `malis.training.interruption`.
 
-    In the process group of `malis.training.distributed` every process trains on its share of each
-    batch, and the first one alone validates, logs, and writes the checkpoint, which all of them
-    must be able to read. The history holds the means of all processes, and the seconds of each.
+    In the process group of `malis.training.distributed` the first process alone validates, logs,
+    and writes the checkpoint, which all of them must be able to read. The history holds the means
+    of all processes, and the seconds of each.
     """
     training = _Training(network, loss, dataset, Settings(**settings), validate, log, model)
     training.restore()
@@ -157,25 +156,24 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@dataclass
 class _Training:
     """A training under way: what `train` was given, and how far it has come."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        loss: Loss,
-        dataset: Dataset,
-        settings: Settings,
-        validate: Callable[[nn.Module], Mapping[str, float]] | None,
-        log: Callable[[int, Mapping[str, float]], None] | None,
-        model: Callable[[History], Mapping[str, Any]] | None,
-    ) -> None:
-        self.settings, self.validate, self.log, self.model = settings, validate, log, model
+    network: nn.Module
+    loss: Loss
+    dataset: Dataset
+    settings: Settings
+    validate: Callable[[nn.Module], Mapping[str, float]] | None
+    log: Callable[[int, Mapping[str, float]], None] | None
+    model: Callable[[History], Mapping[str, Any]] | None
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         self.device = torch.device(settings.device or choose_device())
         self.first = distributed.rank() == 0
         self.share = distributed.share(settings.batch_size)
-        self.network, self.loss, self.dataset = network, loss, dataset
-        self.updates = Updates(network, loss, settings, self.device)
+        self.updates = Updates(self.network, self.loss, settings, self.device)
         self.path = None if settings.checkpoint is None else Path(settings.checkpoint)
         self.step, self.saved, self.history = 0, 0, History()
 
@@ -316,10 +314,10 @@ class _Training:
     def _load(self, content: Mapping[str, Any]) -> None:
         changes = []
         for name, now in self.configuration.items():
-            first, *others = [*differences(content["configuration"].get(name), now, name), None]
-            if first:
-                more = f"another {name}: {first} and {len(others) - 1} more"
-                changes.append(more if len(others) > 1 else first)
+            found = list(differences(content["configuration"].get(name), now, name))
+            if len(found) > 1:
+                found = [f"another {name}: {found[0]} and {len(found) - 1} more"]
+            changes += found
         if changes:
             raise ValueError(
                 f"{self.path} belongs to another training ({'; '.join(changes)}): "

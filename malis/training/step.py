@@ -38,21 +38,7 @@ class Clock:
 
 
 class Updates:
-    """Changes the weights of a network, a step at a time.
-
-    Parameters
-    ----------
-    network : nn.Module
-    loss : callable
-    settings : Settings
-        See `malis.training.train`.
-    device : torch.device
-        Where network and loss go.
-
-    Attributes
-    ----------
-    optimiser : torch.optim.Optimizer
-    """
+    """Changes the weights of a network, a step at a time; network and loss go to the device."""
 
     def __init__(
         self, network: nn.Module, loss: Loss, settings: Settings, device: torch.device
@@ -73,28 +59,12 @@ class Updates:
         self.replica = distributed.replicate(self.network)
 
     def do(self, step: int, raw: Tensor, labels: Tensor, clock: Clock) -> dict[str, float]:
-        """Do a step; if it fails, weights and buffers stay as they were.
+        """Do step 1, 2, ...; if it fails, weights and buffers stay as they were.
 
-        Parameters
-        ----------
-        step : int
-            1, 2, ...
-        raw : (B, 1, *patch) float32 tensor
-        labels : (B, *spatial) int64 tensor
-        clock : Clock
-            Told when the network and the loss are done.
-
-        Returns
-        -------
-        dict
-            "loss", its terms, "gradient_norm" and "learning_rate".
-
-        Raises
-        ------
-        FloatingPointError
-            If one of them, or the network's output, is not finite.
-        ValueError
-            If network and labels disagree in size.
+        With (B, 1, *patch) float32 raw data and (B, *spatial) int64 labels; the clock is told when
+        the network and the loss are done. Return "loss", its terms, "gradient_norm" and
+        "learning_rate". A FloatingPointError if one of them, or the network's output, is not
+        finite; a ValueError if network and labels disagree in size.
         """
         _seed_torch(self.settings.seed, step)
         rate = self.settings.rate(step)

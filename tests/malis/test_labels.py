@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import grey_dilation, grey_erosion
 
 import malis
-from malis.labels import grow_boundary, relabel_batch, relabel_components
+from malis.labels import grow_boundary, number_labels, relabel_batch, relabel_components
 
 HIGHEST = (9, 2), (5, 3), (4, 4)  # of the sizes of a batch, and its number of axes
 
@@ -24,13 +24,45 @@ def test_components_are_numbered_in_the_order_of_their_first_voxel():
     assert relabel_components(np.full((1, 1), 9)).tolist() == [[1]]
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 2**32), st.sampled_from([(7, 9), (4, 5, 6)]))
+def test_components_are_those_of_a_flood_fill(seed, shape):
+    labels = np.random.default_rng(seed).integers(0, 3, shape)
+    before, expected, count = labels.copy(), np.zeros(shape, int), 0
+    for start in np.ndindex(shape):
+        if labels[start] == 0 or expected[start]:
+            continue
+        count += 1
+        todo = [start]
+        while todo:
+            place = todo.pop()
+            inside = all(0 <= p < n for p, n in zip(place, shape, strict=True))
+            if not inside or expected[place] or labels[place] != labels[start]:
+                continue
+            expected[place] = count
+            for axis in range(len(shape)):
+                for step in (-1, 1):
+                    todo.append((*place[:axis], place[axis] + step, *place[axis + 1 :]))
+    np.testing.assert_array_equal(relabel_components(labels), expected)
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_ids_above_two_to_the_63_are_exact():
+    ids = [2**64 - 1, 2**64 - 2, 2**63, 2**63 - 1, 0, 1]
+    labels = np.array([ids], dtype=np.uint64)
+    np.testing.assert_array_equal(relabel_components(labels), [[1, 2, 3, 4, 0, 5]])
+    np.testing.assert_array_equal(number_labels(labels)[0], [[5, 4, 3, 2, 0, 1]])
+
+
 @pytest.mark.parametrize("backend", ["auto", "parallel"])
 def test_samples_of_a_batch_are_not_joined(backend):
     batch = torch.tensor([[[1, 0, 1]], [[1, 1, 1]]])
     assert relabel_batch(batch, backend).tolist() == [[[1, 0, 2]], [[3, 3, 3]]]
 
 
-def test_tensors_are_refused_where_one_volume_is_relabelled():
+def test_tensors_and_floats_are_refused_where_one_volume_is_relabelled():
+    with pytest.raises(TypeError, match="float64"):
+        relabel_components(np.zeros((2, 2)))
     with pytest.raises(TypeError, match="labels must be a NumPy array, got Tensor"):
         relabel_components(torch.ones(1, 2, 3, dtype=torch.int64))
 

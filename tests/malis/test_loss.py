@@ -242,6 +242,10 @@ def test_bad_input_is_named(loss, change, error, message):
         (lambda: MalisLoss(OFFSETS, margin=1), r"margin must be in \[0, 1\)"),
         (lambda: MalisLoss(OFFSETS, positive_weight=-1), "positive_weight must be"),
         (lambda: MalisLoss(OFFSETS, reduction="max"), "reduction must be one of"),
+        (
+            lambda: MalisLoss(OFFSETS, backend="gpu"),
+            "backend must be one of auto, higra, numba, pa",
+        ),
         (lambda: MaximinLoss(OFFSETS, n_pairs=0), "n_pairs must be at least 1"),
         (lambda: MalisLoss([(0, 0)]), "offset 0 is zero"),
     ],

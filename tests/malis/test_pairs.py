@@ -176,15 +176,17 @@ def test_counts_of_2_to_the_46_pairs_are_exact_and_their_weights_finite():
         assert weights.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ["auto", "parallel"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_predictions_of_any_precision_and_layout(dtype):
+def test_predictions_of_any_precision_and_layout(dtype, backend):
     generator = torch.Generator().manual_seed(0)
     affinities = torch.rand(2, 9, 8, 3, generator=generator).to(dtype).permute(0, 3, 2, 1)[:, :2]
     labels = torch.randint(0, 3, (2, 9, 8), generator=generator).transpose(1, 2)
     assert not affinities.is_contiguous()
     before = affinities.clone()
-    positive, negative = pair_counts(affinities, labels, nearest_offsets(2))
+    positive, negative = pair_counts(affinities, labels, nearest_offsets(2), backend=backend)
     assert positive.dtype == negative.dtype == torch.int64
+    assert positive.is_contiguous() and negative.is_contiguous()
     assert torch.equal(affinities, before)
     for sample in range(2):
         expected = pair_counts(
@@ -220,9 +222,10 @@ def test_arguments_are_left_alone():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_rounding_and_negative_zero_are_no_errors():
+@pytest.mark.parametrize("backend", ["auto", "parallel"])
+def test_rounding_and_negative_zero_are_no_errors(backend):
     affinities = np.array([[0, -0.0, 1 + 1e-7, -1e-8]], dtype=np.float32)
-    positive, _ = pair_counts(affinities, np.array([1, 1, 1, 1]), [(-1,)])
+    positive, _ = pair_counts(affinities, np.array([1, 1, 1, 1]), [(-1,)], backend=backend)
     assert positive.tolist() == [[0, 2, 1, 3]]  # 1, then the two zeros by position
 
 
@@ -354,7 +357,7 @@ def test_bad_masks_and_choices_are_named():
         pair_counts(*GOOD, offsets, edge_mask=GOOD[1])
     with pytest.raises(ValueError, match=r"labelled_mask must have shape \(3, 4\)"):
         pair_counts(*GOOD, offsets, labelled_mask=GOOD[0])
-    with pytest.raises(ValueError, match="backend must be"):
+    with pytest.raises(ValueError, match='"numba" or "parallel", got "gpu"'):
         pair_counts(*GOOD, offsets, backend="gpu")
     case = np.load(OWN / "3d_zero_offset.npz")
     with pytest.raises(ValueError, match="offset 0 is zero"):

@@ -181,7 +181,7 @@ class TestManyRegionsByTheMean:
     def test_rounds_and_a_queue_give_the_merges_of_an_exhaustive_search(
         self, monkeypatch, few, seed
     ):
-        monkeypatch.setattr("malis.segmentation.mean.FEW", few)
+        monkeypatch.setattr("malis.segmentation.agglomeration.FEW", few)
         graph = planar_graph(seed, ties=False)
         merges, scores = merge_regions(graph)
         expected = greedy(graph, SCORES["mean"])
@@ -191,7 +191,7 @@ class TestManyRegionsByTheMean:
 
     @pytest.mark.parametrize("few", [0, 0.1, 2])
     def test_with_ties_every_merge_is_one_of_the_best(self, monkeypatch, few):
-        monkeypatch.setattr("malis.segmentation.mean.FEW", few)
+        monkeypatch.setattr("malis.segmentation.agglomeration.FEW", few)
         graph = planar_graph(0, ties=True)
         merges, scores = merge_regions(graph)
         assert (np.diff(scores) <= 0).all()

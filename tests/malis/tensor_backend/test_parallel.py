@@ -292,25 +292,6 @@ def test_counts_above_32_bits_are_exact(device):
     assert positive.sum() == 2 * (2**18 * (2**18 - 1) // 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_predictions_of_any_precision_and_layout(dtype, device):
-    generator = torch.Generator().manual_seed(0)
-    affinities = torch.rand(2, 9, 8, 3, generator=generator).to(device, dtype)
-    affinities = affinities.permute(0, 3, 2, 1)[:, :2].requires_grad_()
-    labels = torch.randint(0, 3, (2, 9, 8), generator=generator).to(device).transpose(1, 2)
-    assert not affinities.is_contiguous()
-    before = affinities.detach().clone(), labels.clone()
-    found = pair_counts(affinities, labels, nearest_offsets(2), backend="parallel")
-    assert torch.equal(affinities, before[0])
-    assert torch.equal(labels, before[1])
-    expected = pair_counts(
-        affinities.detach().float().cpu().numpy(), labels.cpu().numpy(), nearest_offsets(2)
-    )
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.is_contiguous()
-        np.testing.assert_array_equal(ours.cpu(), theirs)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64])
 @pytest.mark.parametrize("masked", [False, True])
 def test_labels_of_any_integer_type(dtype, masked, device):
@@ -361,12 +342,6 @@ def test_arrays_of_any_layout_are_answered_with_arrays(volume):
     for ours, theirs in zip(found, expected, strict=True):
         assert isinstance(ours, np.ndarray)
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_rounding_and_negative_zero_are_no_errors(device):
-    affinities = np.array([[0, -0.0, 1 + 1e-7, -1e-8]], dtype=np.float32)
-    positive, _ = count(affinities, np.array([1, 1, 1, 1]), [(-1,)], device)
-    assert positive.tolist() == [[0, 2, 1, 3]]  # 1, then the two zeros by position
 
 
 def test_runs_are_equal(fib25, make_affinities, device):
@@ -510,40 +485,6 @@ def test_patches_without_pairs_cost_nothing(loss, device):
     value.backward()
     assert value.item() == 0
     assert (affinities.grad == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda a, s: (a * torch.nan, s), ValueError, "finite"),
-        (lambda a, s: (a / 0, s), ValueError, "finite"),
-        (lambda a, s: (a + 1, s), ValueError, r"in \[0, 1\], got values in \["),
-        (lambda a, s: (a - 1, s), ValueError, r"in \[0, 1\]"),
-        (lambda a, s: (a.long(), s), TypeError, "affinities must be floating-point"),
-        (lambda a, s: (a, s[:, 1:]), ValueError, r"labels must have shape \(2, 6, 5\)"),
-        (lambda a, s: (a, s - 1), ValueError, "labels must not be negative, got -1"),
-        (lambda a, s: (a, s.float()), TypeError, "labels must be integers"),
-        (lambda a, s: (a[:, :1], s), ValueError, "for 2 offsets"),
-        (lambda a, s: (a[:, :, :0], s[:, :0]), ValueError, "affinities are empty"),
-    ],
-)
-def test_bad_input_is_named(change, error, message, device):
-    affinities, labels = random_batch(device)
-    with pytest.raises(error, match=message):
-        pair_counts(*change(affinities.detach(), labels), nearest_offsets(2), backend="parallel")
-
-
-def test_bad_masks_and_choices_are_named():
-    affinities, labels = random_batch()
-    for mask, message in (("edge_mask", r"\(2, 2, 6, 5\), got \(2, 6, 4\)"), ("labelled_mask", "")):
-        with pytest.raises(ValueError, match=f"{mask} must have shape {message}"):
-            options = {mask: labels[:, :, 1:] > 0, "backend": "parallel"}
-            pair_counts(affinities, labels, nearest_offsets(2), **options)
-    for make in (MalisLoss, MaximinLoss):
-        with pytest.raises(ValueError, match="backend must be one of auto, higra, numba, parallel"):
-            make(nearest_offsets(2), backend="gpu")
-    with pytest.raises(ValueError, match='"numba" or "parallel", got "gpu"'):
-        pair_counts(affinities, labels, nearest_offsets(2), backend="gpu")
 
 
 def test_a_batch_with_too_many_edges_is_refused():

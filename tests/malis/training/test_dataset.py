@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 from torch.utils.data import DataLoader
@@ -153,54 +153,6 @@ class TestSplit:
             np.testing.assert_array_equal(part.labels, volume.labels[list(chosen)])
         patches = [PatchDataset(part, (30, 30), seed=s)[0][1] for s in range(2)]
         assert all(patch.max() >= 2 for patch in patches)
-
-
-class TestRelabelling:
-    def test_an_object_cut_in_two_becomes_two(self):
-        # The left columns of a U: the crop has cut away what joins its arms.
-        labels = np.array([[5, 5, 5], [0, 7, 7], [5, 5, 5]])
-        expected = np.array([[1, 1, 1], [0, 2, 2], [3, 3, 3]])
-        np.testing.assert_array_equal(relabel_components(labels), expected)
-
-    def test_diagonal_neighbours_are_not_connected(self):
-        np.testing.assert_array_equal(relabel_components(np.eye(2, dtype=int)), [[1, 0], [0, 2]])
-
-    def test_ids_above_two_to_the_63_are_exact(self):
-        ids = [2**64 - 1, 2**64 - 2, 2**63, 2**63 - 1, 0, 1]
-        labels = np.array([ids], dtype=np.uint64)
-        np.testing.assert_array_equal(relabel_components(labels), [[1, 2, 3, 4, 0, 5]])
-
-    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.uint64])
-    def test_any_integer_type(self, dtype):
-        labels = np.array([[1, 1, 2], [0, 1, 2]], dtype=dtype)
-        np.testing.assert_array_equal(relabel_components(labels), labels)
-        assert relabel_components(labels).dtype == np.int64
-
-    def test_floats_are_an_error(self):
-        with pytest.raises(TypeError, match="float64"):
-            relabel_components(np.zeros((2, 2)))
-
-    @settings(max_examples=30)
-    @given(st.integers(0, 2**32), st.sampled_from([(7, 9), (4, 5, 6)]))
-    def test_against_flood_fill(self, seed, shape):
-        labels = np.random.default_rng(seed).integers(0, 3, shape)
-        before, expected, count = labels.copy(), np.zeros(shape, int), 0
-        for start in np.ndindex(shape):
-            if labels[start] == 0 or expected[start]:
-                continue
-            count += 1
-            todo = [start]
-            while todo:
-                place = todo.pop()
-                inside = all(0 <= p < n for p, n in zip(place, shape, strict=True))
-                if not inside or expected[place] or labels[place] != labels[start]:
-                    continue
-                expected[place] = count
-                for axis in range(len(shape)):
-                    for step in (-1, 1):
-                        todo.append((*place[:axis], place[axis] + step, *place[axis + 1 :]))
-        np.testing.assert_array_equal(relabel_components(labels), expected)
-        np.testing.assert_array_equal(labels, before)
 
 
 class TestPatches:

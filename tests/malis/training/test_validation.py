@@ -77,7 +77,7 @@ def test_the_threshold_is_chosen_on_what_segment_cuts(monkeypatch):
         seen.extend(hierarchies)
         return best_threshold(hierarchies, truths, **settings)
 
-    monkeypatch.setattr("malis.segmentation.choice.best_threshold", choose)
+    monkeypatch.setattr("malis.segmentation.threshold.best_threshold", choose)
     offsets = malis.nearest_offsets(2)
     part = LabelledVolume(raw, labels, (40.0, 8.0, 4.0))
     inside = validation_scores(Membranes(2), [part], offsets)["inside"]
