@@ -9,9 +9,8 @@ from typing import Any
 
 from malis.affinity import affinities_from_labels, existing_edges, nearest_offsets
 from malis.composite import GrowBoundaryLoss, SumLoss, WindowLoss
-from malis.edge_loss import AffinityCrossEntropy
 from malis.labels import grow_boundary
-from malis.loss import MalisLoss, MaximinLoss, malis_weights
+from malis.loss import AffinityCrossEntropy, MalisLoss, MaximinLoss, malis_weights
 from malis.maximin import maximin_edges
 from malis.pairs import pair_counts, rand_error
 

@@ -263,7 +263,7 @@ def as_numpy(array: Array) -> np.ndarray:
 
 
 def like(array: np.ndarray | torch.Tensor, model: Array) -> Array:
-    """Return an array or tensor as the same kind as `model`, on its device; copied only if needed."""
+    """Return an array or tensor as the kind of `model`, on its device; copied only if needed."""
     if not isinstance(model, torch.Tensor):
         return as_numpy(array)
     tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from malis._checks import check_labels, check_mask
-from malis.edge_loss import AffinityLoss, given_masks
 from malis.labels import grow_boundary, relabel_batch
+from malis.loss import AffinityLoss, given_masks
 
 
 class SumLoss(AffinityLoss):

@@ -8,7 +8,7 @@ count and how much:
 `MaximinLoss`          the maximin edges of sampled voxel pairs (Turaga et al. 2009)
 `MalisLoss`            every edge of the maximin tree, weighted by all pairs that it decides
                        (Funke et al. 2019)
-`AffinityCrossEntropy` every edge alike; in `malis.edge_loss`
+`AffinityCrossEntropy` every edge alike
 =====================  =============================================================================
 
 The weights come from the affinities but are constants to the gradient: a small change of the
@@ -19,7 +19,8 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from malis._checks import (
     BACKENDS,
@@ -34,13 +35,77 @@ from malis._checks import (
     like,
     uncompiled,
 )
-from malis.edge_loss import EDGE_LOSSES, AffinityLoss, edge_losses
+from malis.affinity import as_numbers, count_edges, same_object
+from malis.edge_loss import EDGE_LOSSES, at_least_float32, edge_losses
 from malis.maximin import host_edges
 from malis.pairs import count_pairs
 from malis.sampling import sample_pairs
 
 NORMALISATIONS = ("none", "pass", "pairs")
 REDUCTIONS = ("mean", "sum", "none")
+
+
+class AffinityLoss(nn.Module):
+    """Base of all losses, those on edges and those made of other losses.
+
+    Attributes
+    ----------
+    from_logits : bool
+        Whether it is called with logits, which may be any finite numbers, instead of affinities. A
+        loss without this attribute takes affinities.
+    backend : str
+        See `malis.pair_counts`.
+    """
+
+    from_logits: bool = False
+    backend: str = "auto"
+
+    def forward(
+        self,
+        affinities: Tensor,
+        labels: Tensor,
+        edge_mask: Tensor | None = None,
+        labelled_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of predicted affinities.
+
+        Parameters
+        ----------
+        affinities : (B, C, *spatial) float tensor
+            In [0, 1], or logits; channel c joins voxel v and v + offsets[c]. Edges that leave the
+            volume may hold anything, and get no gradient.
+        labels : (B, *spatial) integer tensor
+            Object ids, 0 = background.
+        edge_mask : (B, C, *spatial) tensor, optional
+            1 = known, 0 = unknown edge.
+        labelled_mask : (B, *spatial) tensor, optional
+            1 = labelled, 0 = unlabelled voxel; see `malis.pair_counts`.
+
+        Returns
+        -------
+        Tensor
+            0-dimensional, or what a reduction of ``"none"`` leaves; at least float32.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree or do not fit the loss, a label is negative, or the affinity of an
+            edge is not finite or not in [0, 1].
+        TypeError
+            If affinities are not floating-point numbers, labels are not integers, or there is a
+            mask and the loss, or one inside it, takes none.
+        """
+        return self._evaluate(affinities, labels, given_masks(edge_mask, labelled_mask))
+
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        """Compute the loss, with the masks that were given."""
+        raise NotImplementedError
+
+
+def given_masks(edge_mask: Tensor | None, labelled_mask: Tensor | None) -> dict[str, Tensor]:
+    """Return the masks that were given as keywords, for a loss that may take none."""
+    masks = {"edge_mask": edge_mask, "labelled_mask": labelled_mask}
+    return {name: mask for name, mask in masks.items() if mask is not None}
 
 
 @uncompiled
@@ -335,6 +400,61 @@ class MaximinLoss(AffinityLoss):
         """Draw a seed from torch's generator, whose state a checkpoint keeps."""
         device = self.generator.device if self.generator else "cpu"
         return int(torch.randint(2**63 - 1, (), generator=self.generator, device=device))
+
+
+class AffinityCrossEntropy(AffinityLoss):
+    r"""Binary cross-entropy over all edges: the affinity loss without any notion of a segment.
+
+    .. math:: L = -\frac{1}{|E|} \sum_{e \in E} \big[ t_e \log a_e + (1 - t_e) \log(1 - a_e) \big]
+
+    over the edges E that exist and are known, with the affinities t of the labels. It is 0 where no
+    edge is known. As in `malis.pair_counts`, unlabelled voxels form one further object with unknown
+    inner edges.
+
+    Parameters
+    ----------
+    offsets : (C, ndim) integers
+        Edge of every channel.
+    from_logits : bool
+        Whether it is called with logits.
+    """
+
+    def __init__(self, offsets: Offsets, *, from_logits: bool = False) -> None:
+        super().__init__()
+        self.offsets = check_offsets(offsets)
+        self.from_logits = from_logits
+
+    def _evaluate(self, affinities: Tensor, labels: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        options = {"batched": True, "from_logits": self.from_logits}
+        checked = check_prediction(affinities, labels, self.offsets, **masks, **options)
+        target, known = self._targets(checked)
+        with torch.autocast(affinities.device.type, enabled=False):
+            values = at_least_float32(affinities, self.from_logits)
+            # An edge that leaves the volume is predicted, for sure, to be what its target is: 0.
+            if self.from_logits:
+                values = clear_outside(values, self.offsets, -1e4)
+                cross_entropy = F.binary_cross_entropy_with_logits
+            else:
+                values = clear_outside(values, self.offsets).clamp(0, 1)
+                cross_entropy = F.binary_cross_entropy
+            target = as_numbers(target, values.dtype)
+            weights = None if known is None else as_numbers(known, values.dtype)
+            total = cross_entropy(values, target, weights, reduction="sum")
+        if known is None:
+            n_edges = len(labels) * int(count_edges(labels.shape[1:], self.offsets).sum())
+            return total / max(1, n_edges)
+        return total / known.sum().clamp(min=1)
+
+    def _targets(self, checked: Checked) -> tuple[Tensor, Tensor | None]:
+        """Return which edges lie within an object, and which are known (None: all that exist)."""
+        values, *rest = checked
+        labels, known, labelled = (None if x is None else like(x, values) for x in rest)
+        target = same_object(labels, self.offsets)
+        if labelled is not None:
+            target &= same_object(labelled, self.offsets)
+            unlabelled = same_object(~labelled, self.offsets)
+            known = ~unlabelled if known is None else known & ~unlabelled
+        return target, None if known is None else clear_outside(known, self.offsets)
 
 
 def _sample_sums(volumes: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ and each gets a tree of its own.
 The nodes where its leaves meet are exactly the lowest common ancestors of neighbours in that list,
 so a small second tree over the list, merged in the order of those nodes, counts the label's pairs.
 All labels share one such tree; no table of nodes times labels is needed.
+
+This chapter counts with Higra's trees and is the one to read. `malis.compiled` and
+`malis.tensor_backend` count the same integers faster, and are used where they can be.
 """
 
 import higra as hg
@@ -151,9 +154,9 @@ def count_pairs(
 
         return compiled_pair_counts(*arrays, offsets, constrained)
     if values.ndim == offsets.shape[1] + 1:
-        return _count(*arrays, offsets, constrained)
+        return _higra_pair_counts(*arrays, offsets, constrained)
     samples = zip(*([None] * len(values) if part is None else part for part in arrays), strict=True)
-    counts = [_count(*sample, offsets, constrained) for sample in samples]
+    counts = [_higra_pair_counts(*sample, offsets, constrained) for sample in samples]
     return tuple(np.stack(volumes) for volumes in zip(*counts, strict=True))
 
 
@@ -212,7 +215,7 @@ def count_label_pairs(labels: np.ndarray) -> tuple[int, int]:
     return int((sizes * (sizes - 1) // 2).sum()), total * (total - 1) // 2
 
 
-def _count(
+def _higra_pair_counts(
     values: np.ndarray,
     labels: np.ndarray,
     edge_mask: np.ndarray | None,
@@ -226,15 +229,15 @@ def _count(
         labels, ids = number_labels(labels)
         labels = np.where(labelled_mask, labels, len(ids) + 1)
         known = known & ~same_object(~labelled_mask, offsets)
-    inner = gather_edges(same_object(labels, offsets), offsets)
-    known = gather_edges(known, offsets)
+    inner_edges = gather_edges(same_object(labels, offsets), offsets)  # (E,), like all below
+    known_edges = gather_edges(known, offsets)
     if not constrained:
         positive, negative = _unconstrained_counts(values, labels, offsets)
-        positive[~known], negative[~known] = 0, 0
-    elif known.all():
-        positive, negative = _constrained_counts(values, labels, offsets, inner)
+        positive[~known_edges], negative[~known_edges] = 0, 0
+    elif known_edges.all():
+        positive, negative = _constrained_counts(values, labels, offsets, inner_edges)
     else:
-        positive, negative = _masked_counts(values, labels, offsets, inner, known)
+        positive, negative = _masked_counts(values, labels, offsets, inner_edges, known_edges)
     shape = values.shape[1:]
     return scatter_edges(positive, shape, offsets), scatter_edges(negative, shape, offsets)
 

@@ -16,8 +16,7 @@ from torch import nn
 from malis._checks import check_offsets
 from malis.affinity import nearest_offsets
 from malis.composite import SumLoss, WindowLoss
-from malis.edge_loss import AffinityCrossEntropy
-from malis.loss import MalisLoss, MaximinLoss
+from malis.loss import AffinityCrossEntropy, MalisLoss, MaximinLoss
 from malis.training.checkpoint import NETWORKS
 from malis.training.settings import CosineDecay
 

@@ -286,4 +286,4 @@ def test_hooks_of_the_losses_inside_run():
 
 def test_how_a_loss_is_called_is_written_once():
     for loss in (MalisLoss, MaximinLoss, AffinityCrossEntropy, SumLoss, WindowLoss):
-        assert loss.forward is malis.edge_loss.AffinityLoss.forward
+        assert loss.forward is malis.loss.AffinityLoss.forward
