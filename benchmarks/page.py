@@ -63,8 +63,8 @@ On one CPU thread, with real labels (FIB-25 crop; `report/results/benchmark_para
 ## Block by block
 
 `python -m benchmarks.blockwise --only bookkeeping` ({blocks_processor}, {blocks_date}):
-planning, halos, notes and report of all {steps} steps of a run whose blocks read and write nothing,
-without Dask; "gone on with" is the same call once more, when every block is done. CPU time; the
+planning and halos of all {steps} steps of a run whose blocks read and write nothing, without Dask;
+"gone on with" is the same call once more, when the file of every block is there. CPU time; the
 wall-clock time is in `report/results/benchmark_blockwise.json`, with the load of the machine.
 
 {blocks}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from malis.scale.packages import scale_package
+from malis._checks import extra_package
 from malis.scale.volumes import StoredArray
 
 LOOPBACK = "127.0.0.1"
@@ -61,7 +61,7 @@ def open_viewer(
     for name, volume in volumes.items():
         _check_kind(name, volume)
         check_inside(raw, volume)
-    neuroglancer = scale_package("neuroglancer")
+    neuroglancer = extra_package("neuroglancer", "scale")
     neuroglancer.set_server_bind_address(bind, port)
     try:
         viewer = neuroglancer.Viewer()
@@ -193,5 +193,5 @@ class _Lazy:
 
     def transpose(self) -> Any:
         """Refuse a mesh, for which the whole volume would have to be read."""
-        local_volume = scale_package("neuroglancer.local_volume")
+        local_volume = extra_package("neuroglancer.local_volume", "scale")
         raise local_volume.MeshesNotSupportedForVolume

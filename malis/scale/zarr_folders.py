@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from malis._checks import extra_package
 from malis.scale.datasets import Found, choose, described
-from malis.scale.packages import scale_package
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def find_in_zarr(path: str, dataset: str | None, kind: str | None) -> Found:
     FileNotFoundError, ValueError
         As `malis.scale.datasets.choose`, and if it is no Zarr or metadata cannot be read.
     """
-    zarr = scale_package("zarr")
+    zarr = extra_package("zarr", "scale")
     root = zarr_root(path)
     if isinstance(root, zarr.Array):
         if dataset:
@@ -50,7 +50,7 @@ def zarr_root(path: str) -> Any:
     ValueError
         If there is none, or it cannot be opened.
     """
-    zarr = scale_package("zarr")
+    zarr = extra_package("zarr", "scale")
     if "://" not in path and _is_n5(Path(path)):
         raise ValueError(
             f"{path} is N5, which the package zarr no longer reads; convert it to Zarr"
@@ -73,7 +73,7 @@ def _is_n5(folder: Path) -> bool:
 
 def _choose_in(path: str, root: Any, dataset: str | None, kind: str | None) -> str:
     """Return the path of an image or array in a group; empty for the group itself."""
-    zarr = scale_package("zarr")
+    zarr = extra_package("zarr", "scale")
 
     def is_volume(name: str) -> bool:
         node = root.get(name)
@@ -150,7 +150,7 @@ def _levels(name: str, image: Any) -> list[str]:
 def _level_there(name: str, group: Any, image: Any, level: str) -> str:
     """Return a level's path, or of an image with one level that of its only array."""
     arrays = [path for path, _ in group.arrays()]
-    if isinstance(group.get(level), scale_package("zarr").Array):
+    if isinstance(group.get(level), extra_package("zarr", "scale").Array):
         return level
     if len(arrays) == len(_levels(name, image)) == 1:
         logger.warning("%s names the level %r, but holds %r, which is taken", name, level, *arrays)

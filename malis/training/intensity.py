@@ -4,7 +4,7 @@
 import.
 """
 
-from malis._extras import extra_package
+from malis._checks import extra_package
 
 transforms = extra_package("monai.transforms", "train")
 

@@ -215,7 +215,7 @@ def test_every_boundary_edge_is_counted_once(tmp_path_factory, seed, block):
     recipe = Recipe(tuple(offsets), (1, 1, 1), False, False, (0, 0, 0))
     for part in output.blocks:
         boundary_block(output, WholeArray(affinities), recipe, part)
-    parts = [dict(np.load(output.file(f"boundaries/{p.name}.npz"))) for p in output.blocks]
+    parts = output.read_tables("boundaries")
     ids = np.unique(pieces[pieces > 0])
     sums = join_graphs(ids, parts)
     expected = region_graph(affinities, offsets, pieces)

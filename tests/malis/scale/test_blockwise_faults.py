@@ -25,7 +25,7 @@ from malis.scale import (
     segment_volume,
 )
 from malis.scale.output import Output
-from malis.scale.settings import VERSION
+from malis.scale.run import VERSION
 from malis.scale.stages import fragment_block
 from malis.scale.volumes import open_volume
 
@@ -70,39 +70,6 @@ def shards(path, name):
 # ---- interruptions ---------------------------------------------------------------------------
 
 
-def test_a_note_that_was_being_written_does_not_count(tmp_path, monkeypatch, source, expected):
-    """Cut anywhere, a line names no block that is not done, and the next run goes on."""
-    output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
-    with monkeypatch.context() as patch:
-        fail_at(patch, 4, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, output.path, **OPTIONS)
-    notes = output.file("fragments.txt")
-    whole = notes.read_bytes()
-    done = list(output.done("fragments"))
-    assert len(done) == 3
-    for kept in range(len(whole)):
-        notes.write_bytes(whole[:kept])
-        assert list(output.done("fragments")) == done[: whole[:kept].count(b"\n")]
-    calls = fail_at(monkeypatch, -1, None)
-    segment_affinities(source, output.path, **OPTIONS)
-    assert calls.count("fragments") == 6
-    assert len(output.done("fragments")) == 8
-    np.testing.assert_array_equal(open_volume(output.path)[...], expected)
-
-
-def test_a_disk_that_is_full_for_notes_stops_clearly(tmp_path, monkeypatch, source, expected):
-    with monkeypatch.context() as patch:
-        calls = fail_at(patch, -1, None)
-        patch.setattr("malis.scale.output._line", lambda *_: (_ for _ in ()).throw(
-            OSError(errno.ENOSPC, "No space left on device")))  # fmt: skip
-        with pytest.raises(BlockError, match=r"No space left.*averages: 0 of 8 blocks are done"):
-            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert calls.count("fragments") == 0
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
-
-
 @pytest.mark.parametrize("name", ["fragments", "segmentation"])
 def test_a_full_disk_stops_clearly_and_the_same_call_goes_on(
     tmp_path, monkeypatch, source, expected, name
@@ -141,13 +108,14 @@ def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
     )
     run = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
-    while len(output.done("fragments")) < 2 and run.poll() is None:
+    while len(output.pending("fragments")) > 6 and run.poll() is None:
         time.sleep(0.001)
     run.kill()
     assert run.wait() == -signal.SIGKILL
-    before = output.done("fragments")
+    done = {path: path.stat().st_mtime_ns for path in shards(output.path, "fragments")}
+    assert len(done) >= 2
     segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert before.items() <= output.done("fragments").items()
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
@@ -164,6 +132,7 @@ def interrupt_before(monkeypatch, step):
 def test_a_damaged_block_is_named_and_computed_again(
     tmp_path, monkeypatch, source, expected, damage
 ):
+    """One that is lost is computed again at once: what is done is what is there."""
     target = tmp_path / "out.zarr"
     with monkeypatch.context() as patch:
         interrupt_before(patch, "boundary_block")
@@ -178,8 +147,10 @@ def test_a_damaged_block_is_named_and_computed_again(
         shard.write_bytes(content[: len(content) // 2])
     else:
         shard.unlink()
-    with pytest.raises(BlockError, match=r"fragments in .* damaged or missing in block \[12:24, 0"):
-        segment_affinities(source, target, **OPTIONS)
+    if shard.exists():
+        message = r"fragments in .* damaged or missing in block \[12:24, 0"
+        with pytest.raises(BlockError, match=message):
+            segment_affinities(source, target, **OPTIONS)
     calls = fail_at(monkeypatch, -1, None)
     segment_affinities(source, target, **OPTIONS)
     assert calls.count("fragments") == 1
@@ -192,10 +163,10 @@ def test_damaged_boundaries_are_counted_again(tmp_path, monkeypatch, source, exp
         interrupt_before(patch, "agglomerate_blocks")
         with pytest.raises(KeyboardInterrupt):
             segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    path = tmp_path / "out.zarr/progress/boundaries/0_1_0.npz"
+    path = tmp_path / "out.zarr/progress/boundaries/0/1/0.npz"
     content = path.read_bytes()
     path.write_bytes(content[:kept] if kept is not None else content[:90] + b"?" + content[91:])
-    with pytest.raises(OSError, match=r"0_1_0\.npz is damaged or missing"):
+    with pytest.raises(OSError, match=r"0/1/0\.npz is damaged or missing"):
         segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
     segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
@@ -213,7 +184,7 @@ def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monk
         interrupt_before(patch, "boundary_block")
         with pytest.raises(KeyboardInterrupt):
             segment_volume(source, target, model, **options)
-    shards(target, "affinities")[5].unlink()
+    shards(target, "affinities")[3].write_bytes(b"cut short")
     with pytest.raises(BlockError, match=r"affinities in .* damaged or missing"):
         segment_volume(source, target, model, **options)
     segment_volume(source, target, model, **options)
