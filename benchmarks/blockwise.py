@@ -39,8 +39,9 @@ from malis.inference import predict
 from malis.scale import segment_affinities, segment_volume
 from malis.scale.blocks import Block, grow, within
 from malis.scale.cluster import run_step
+from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.output import Output, begin_output
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.volumes import open_volume
 from malis.training.checkpoint import load_model
 from report.record import RESULTS, write_results
 

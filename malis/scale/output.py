@@ -31,7 +31,6 @@ from cremi_eval.atomic import atomic_write
 from malis._checks import extra_package
 from malis.scale.blocks import Block, Box, cut_into_blocks
 from malis.scale.ome_zarr import create_ome_zarr
-from malis.scale.zarr_folders import PROGRESS
 
 try:
     import fcntl
@@ -40,6 +39,7 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = "progress"
 # What voxels read as that were never written; no block holds these values.
 UNWRITTEN = {"affinities": np.float32(np.nan), "fragments": np.uint64(2**64 - 1)}
 TABLES = ("averages", "boundaries")  # steps that write tables; the others write arrays

@@ -17,9 +17,7 @@ import numpy as np
 
 from cremi_eval.datasets import use_filters
 from malis.inference.grey_values import GreyRange, choose_range, sample_voxels, to_bytes
-from malis.scale.datasets import Found
-from malis.scale.hdf5_files import find_in_hdf5, hdf5_file
-from malis.scale.ome_zarr import create_ome_zarr, pyramid
+from malis.scale.datasets import Found, find_in_hdf5, hdf5_file
 from malis.scale.placement import (
     Placement,
     chosen_place,
@@ -28,15 +26,6 @@ from malis.scale.placement import (
     placement_of_image,
 )
 from malis.scale.zarr_folders import find_in_zarr, zarr_root
-
-__all__ = [
-    "StoredArray",
-    "create_ome_zarr",
-    "in_trained_range",
-    "offsets_in_volume",
-    "open_volume",
-    "pyramid",
-]
 
 
 @dataclass
@@ -57,13 +46,13 @@ class StoredArray:
     resolution, offset : (3,) tuple of float
         Size of a voxel and place of the first one in nm, (z, y, x).
     attributes : dict
-        Further attributes of the array.
+        Of the array.
     order : tuple of int
         The stored axes that are those of the shape; others have length 1.
     has_offset : bool
         Whether the file names the offset; otherwise it is 0.
     grey_range : (2,) tuple of float, optional
-        Grey values that are read as 0 and 255, see `in_bytes`.
+        Grey values that are read as 0 and 255 in uint8; see `in_trained_range`.
     """
 
     path: str
@@ -72,7 +61,7 @@ class StoredArray:
     dtype: np.dtype
     resolution: tuple[float, ...]
     offset: tuple[float, ...]
-    attributes: dict[str, Any] = field(default_factory=dict, repr=False)
+    attributes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     order: tuple[int, ...] = ()
     has_offset: bool = True
     grey_range: GreyRange | None = None
@@ -93,12 +82,6 @@ class StoredArray:
         """Size of the pieces that are decompressed as a whole; None if it is stored in one."""
         chunks = self._opened().chunks
         return None if chunks is None else tuple(chunks[axis] for axis in self.order)
-
-    def in_bytes(self, grey_range: GreyRange | None) -> "StoredArray":
-        """Return the volume as uint8, see `malis.inference.grey_values.to_bytes`."""
-        if grey_range is None:
-            return self
-        return replace(self, grey_range=grey_range, dtype=np.dtype(np.uint8))
 
     def __getitem__(self, index: Any) -> np.ndarray:
         index = self._full_index(index if isinstance(index, tuple) else (index,))
@@ -194,7 +177,7 @@ def open_volume(
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} has metadata that cannot be read: {error!r}") from error
     if kind is not None:
-        _check_kind(volume, kind)
+        check_kind(volume, kind)
     return volume
 
 
@@ -225,10 +208,14 @@ def in_trained_range(
     trained = card.get("grey_range")
     if source.grey_range or (source.dtype == np.uint8 and wanted is None and trained is None):
         return source
-    return source.in_bytes(choose_range(sample_voxels(source), wanted, trained, name=source.name))
+    chosen = choose_range(sample_voxels(source), wanted, trained, name=source.name)
+    if chosen is None:
+        return source
+    return replace(source, grey_range=chosen, dtype=np.dtype(np.uint8))
 
 
-def _check_kind(volume: StoredArray, kind: str) -> None:
+def check_kind(volume: StoredArray, kind: str) -> None:
+    """Raise a ValueError unless a volume can be what it is taken for; see `open_volume`."""
     axes = "(c, z, y, x)" if kind == "affinities" else "(z, y, x)"
     if volume.ndim != axes.count(",") + 1:
         raise ValueError(f"{volume.name} must have the axes {axes} of {kind}, got {volume.shape}")
@@ -255,7 +242,7 @@ def _stored(found: Found, resolution: Sequence[float] | None) -> StoredArray:
         tuple(array.shape[axis] for axis in placement.order),
         array.dtype,
         *chosen_place(name, placement, resolution),
-        attributes={k: v for k, v in array.attrs.items() if k not in ("resolution", "offset")},
+        attributes=dict(array.attrs),
         order=placement.order,
         has_offset=placement.offset is not None,
     )

@@ -14,9 +14,10 @@ from malis.scale import predict_volume, segment_affinities, segment_volume
 from malis.scale.blocks import cut_into_blocks, grow, within
 from malis.scale.graph import drop_hopeless, join_graphs
 from malis.scale.memory import forward_memory, memory_to_predict, memory_to_segment
+from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.output import Output
 from malis.scale.stages import Recipe, boundary_block, name_fragments
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.volumes import open_volume
 from malis.segmentation import (
     Hierarchy,
     agglomerate,

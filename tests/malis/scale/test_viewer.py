@@ -12,7 +12,8 @@ from matplotlib import pyplot as plt
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.scale import viewer as view
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.ome_zarr import create_ome_zarr
+from malis.scale.volumes import open_volume
 
 neuroglancer = pytest.importorskip("neuroglancer", reason="needs the extra scale")
 zarr = pytest.importorskip("zarr", reason="needs the extra scale")
@@ -159,13 +160,15 @@ class TestRefusals:
         self.refused(raw, path, "does not lie inside of")
 
     def test_no_labels(self, raw, affinities):
-        self.refused(raw, affinities.path, "segmentation must have 3 axes")
-        self.refused(raw, raw.path, "affinities must have 4 axes", part="affinities")
+        self.refused(raw, affinities.path, r"must have the axes \(z, y, x\) of labels")
+        self.refused(
+            raw, raw.path, r"must have the axes \(c, z, y, x\) of affinities", part="affinities"
+        )
 
     def test_labels_that_are_no_integers(self, raw, tmp_path):
         path = tmp_path / "b.zarr"
         create_ome_zarr(path, SHAPE, np.float32, block=SHAPE, resolution=RESOLUTION, offset=OFFSET)
-        self.refused(raw, path, "segmentation must hold integers, got .* of float32")
+        self.refused(raw, path, "must hold integers, as labels do, got float32")
 
 
 def test_smaller_labels_lie_inside_of_padded_raw(raw, tmp_path):

@@ -18,7 +18,8 @@ import zarr
 
 from cremi_eval import CremiFile, Volume
 from cremi_eval._slabs import slabs
-from malis.scale.volumes import create_ome_zarr, open_volume, pyramid
+from malis.scale.ome_zarr import create_ome_zarr, pyramid
+from malis.scale.volumes import open_volume
 
 RAW = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
 IDS = RAW.astype(np.uint64) + 2**40
@@ -377,7 +378,7 @@ def test_what_is_no_volume_is_named_in_one_line(tmp_path, cremi):
         ),
         ("flat.zarr", "raw", FileNotFoundError, "is a single volume and has no dataset 'raw'"),
         ("broken.zarr", None, ValueError, "has multiscales metadata that cannot be read"),
-        ("wrong.zarr", None, ValueError, "must have a positive resolution"),
+        ("wrong.zarr", None, ValueError, "resolution must be 3 positive numbers"),
         (
             "sample.hdf",
             "volumes/rew",
