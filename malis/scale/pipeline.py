@@ -16,7 +16,13 @@ from malis.scale.memory import memory_to_predict, memory_to_segment
 from malis.scale.ome_zarr import pyramid
 from malis.scale.run import start
 from malis.scale.stages import Recipe
-from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume, open_volume
+from malis.scale.volumes import (
+    StoredArray,
+    check_kind,
+    in_trained_range,
+    offsets_in_volume,
+    open_volume,
+)
 from malis.segmentation.recipe import are_sections_apart
 from malis.training.checkpoint import (
     Model,
@@ -217,8 +223,8 @@ def segment_affinities(
     Parameters
     ----------
     source : StoredArray, str or Path
-        Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255; where a path holds more than
-        them, its dataset "affinities".
+        Affinities (C, z, y, x), floats in [0, 1] or uint8 up to 255; a path is opened by
+        `open_volume` with ``kind="affinities"``.
     target : str or Path
         Folder to write; it will hold the images ``fragments`` and ``segmentation``.
     threshold : float
@@ -244,19 +250,18 @@ def segment_affinities(
     FileNotFoundError, FileExistsError, BlockError, ConnectionError
         See `segment_volume`.
     """
-    path, source = source, _opened(source)
-    if source.ndim == 3 and path is not source:
-        source = open_volume(path, "affinities")
+    if not isinstance(source, StoredArray):
+        source = open_volume(source, kind="affinities")
+    check_kind(source, "affinities")
+    source = source.as_floats()
     if offsets is None:
         offsets = source.attributes.get("offsets", nearest_offsets(3))
     steps = check_offsets(offsets)
-    if source.ndim != 4 or steps.shape != (source.shape[0], 3):
+    if steps.shape != (source.shape[0], 3):
         raise ValueError(
-            f"{source.name} must have shape (C, z, y, x), one channel for each of the offsets "
-            f"{steps.tolist()}, got {source.shape}"
+            f"{source.name} must have one channel for each of the offsets {steps.tolist()}, got "
+            f"shape {source.shape}"
         )
-    if source.dtype != np.uint8 and source.dtype.kind != "f":
-        raise ValueError(f"{source.name} must hold floats or uint8, got {source.dtype}")
     shape = source.shape[1:]
     block = _checked_block(block, shape)
     recipe = _recipe(shape, steps, source.resolution, halo, inside=inside, sections=sections)
@@ -273,15 +278,12 @@ def segment_affinities(
         return {"threshold": threshold, **run.finish()}
 
 
-def _opened(source: StoredArray | str | Path) -> StoredArray:
-    return source if isinstance(source, StoredArray) else open_volume(source)
-
-
 def _opened_with_model(
     source: StoredArray | str | Path, checkpoint: str | Path, block: Sequence[int]
 ) -> tuple[StoredArray, Model, tuple[int, ...]]:
     """Open source and network, and check that they and the block fit each other."""
-    source, model = _opened(source), load_model(checkpoint)
+    source = source if isinstance(source, StoredArray) else open_volume(source)
+    model = load_model(checkpoint)
     net = model.network
     neighbours_of(net)  # refuses channels that are no neighbouring sections
     if source.ndim != 3:

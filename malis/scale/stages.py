@@ -238,8 +238,7 @@ def _read_affinities(output: Output, source: StoredArray | None, box: Box) -> np
     """Read affinities, from the output itself unless they come from elsewhere."""
     if source is None:
         return output.read("affinities", box)
-    values = source[(slice(None), *box)]
-    return values / np.float32(255) if values.dtype == np.uint8 else values.astype(np.float32)
+    return source[(slice(None), *box)].astype(np.float32, copy=False)
 
 
 def _edges_of_block(inner: Box, shape: tuple[int, ...], offset: tuple[int, ...]) -> tuple[Box, Box]:

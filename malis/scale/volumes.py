@@ -43,6 +43,7 @@ class StoredArray:
     shape : tuple of int
         (z, y, x), or with channels (C, z, y, x).
     dtype : numpy dtype
+        What is read; of grey values and affinities not always what is stored.
     resolution, offset : (3,) tuple of float
         Size of a voxel and place of the first one in nm, (z, y, x).
     attributes : dict
@@ -83,6 +84,10 @@ class StoredArray:
         chunks = self._opened().chunks
         return None if chunks is None else tuple(chunks[axis] for axis in self.order)
 
+    def as_floats(self) -> "StoredArray":
+        """Return affinities that are stored as uint8, up to 255, as floats in [0, 1]."""
+        return replace(self, dtype=np.dtype(np.float32)) if self.dtype == np.uint8 else self
+
     def __getitem__(self, index: Any) -> np.ndarray:
         index = self._full_index(index if isinstance(index, tuple) else (index,))
         array = self._opened()
@@ -92,7 +97,11 @@ class StoredArray:
         kept = [a for a, part in zip(self.order, index, strict=True) if not np.isscalar(part)]
         values = self._read(array, tuple(stored))
         values = values.transpose([sorted(kept).index(axis) for axis in kept])
-        return values if self.grey_range is None else to_bytes(values, self.grey_range)
+        if self.grey_range is not None:
+            return to_bytes(values, self.grey_range)
+        if self.dtype == np.float32 and values.dtype == np.uint8:
+            return values / np.float32(255)
+        return values
 
     def _full_index(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return an index with one number or slice for every axis."""
@@ -145,7 +154,7 @@ def open_volume(
         or else the only volume that there is.
     kind : {"raw", "labels", "affinities"}, optional
         What is wanted: raw data are numbers on three axes, labels integers on three axes,
-        affinities floats or uint8 on four.
+        affinities floats on four, or uint8 up to 255, which become floats.
     resolution : (3,) sequence of float, optional
         Size of a voxel in nm, (z, y, x), for files that do not name it. Where a file does, this
         one is taken, with a warning if they differ.
@@ -178,7 +187,7 @@ def open_volume(
             raise ValueError(f"{path} has metadata that cannot be read: {error!r}") from error
     if kind is not None:
         check_kind(volume, kind)
-    return volume
+    return volume.as_floats() if kind == "affinities" else volume
 
 
 def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

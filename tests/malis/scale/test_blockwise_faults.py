@@ -370,7 +370,9 @@ def test_a_target_must_be_a_folder(source):
 def test_raw_data_are_no_affinities_and_affinities_no_raw_data(tmp_path, source):
     raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
     model = write_model(tmp_path / "some.model", "cnn-3d")
-    with pytest.raises(ValueError, match=r"must have shape \(C, z, y, x\).*got \(9, 20, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the axes \(c, z, y, x\) of aff.*got \(9, 20, 20\)"
+    ):
         segment_affinities(raw, tmp_path / "out.zarr", **OPTIONS)
     with pytest.raises(ValueError, match="source must be a volume") as error:
         segment_volume(source, tmp_path / "out.zarr", model, **QUIET)
