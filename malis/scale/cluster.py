@@ -35,15 +35,7 @@ class BlockError(OSError):
 def connect(workers: int, scheduler: str | None, memory_limit: int | None) -> Iterator[Any]:
     """Start a local cluster, or connect to one that runs; see `malis.scale.segment_volume`.
 
-    Yields
-    ------
-    distributed.Client or None
-        None where blocks are computed in this process.
-
-    Raises
-    ------
-    ConnectionError
-        If no scheduler answers at the address.
+    Yields a `distributed.Client`, or None where blocks are computed in this process.
     """
     if scheduler is None and workers == 0:
         yield None
@@ -82,22 +74,8 @@ def run_step(
 ) -> None:
     """Do a step for all blocks for which it is not done.
 
-    Parameters
-    ----------
-    output : Output
-    step : str
-        Its name.
-    work : callable
-        Computes and writes one block; picklable.
-    client : distributed.Client, optional
-        By default blocks are computed here, one after the other.
-    progress : bool
-        Show a progress bar.
-
-    Raises
-    ------
-    BlockError
-        If a block fails.
+    `work` computes and writes one block; it is picklable. Without a `distributed.Client`, blocks
+    are computed here, one after the other. Raises `BlockError` if one fails.
     """
     pending, total = output.pending(step), output.n_blocks
     if not pending:

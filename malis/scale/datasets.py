@@ -46,16 +46,10 @@ def choose(
     is_volume: Callable[[str], bool],
     volumes: Callable[[], dict[str, str]],
 ) -> str:
-    """Return the dataset that is meant.
+    """Return the dataset that is meant; see `malis.scale.volumes.open_volume`.
 
-    Parameters
-    ----------
-    path, dataset, kind
-        See `malis.scale.volumes.open_volume`.
-    is_volume : callable
-        Tells whether there is a volume of a name.
-    volumes : callable
-        Lists all, which may take long: for every name, what a message says of it.
+    `is_volume` tells whether there is a volume of a name; `volumes` lists all, which may take long,
+    with what a message says of each.
 
     Raises
     ------

@@ -17,23 +17,10 @@ ROUNDING = 1e-6  # scores are compared in single precision
 
 
 def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: bool) -> None:
-    """Merge the fragments of all blocks and write down the segment of each.
+    """Merge the fragments of all blocks while their score is at least the threshold.
 
-    Parameters
-    ----------
-    output : Output
-        Whose blocks have boundaries; receives the tables ``fragments.npy`` (ids, ascending) and
-        ``segments.npy``.
-    linkage : {"mean", "single"}
-    threshold : float
-        Merge while the score is at least this.
-    link : bool
-        Link the regions of neighbouring sections.
-
-    Raises
-    ------
-    OSError
-        If the boundaries of a block are damaged.
+    Read are the boundaries of all blocks; written, the tables ``fragments.npy`` (ids, ascending)
+    and ``segments.npy``. With `link`, the regions of neighbouring sections are linked.
     """
     parts = output.read_tables("boundaries")
     ids, where = np.unique(_gather(parts, "ids"), return_inverse=True)
@@ -51,18 +38,9 @@ def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: 
 
 
 def join_graphs(ids: np.ndarray, parts: list[dict[str, np.ndarray]]) -> RegionSums:
-    """Add up the boundaries of all blocks.
+    """Add up the boundaries of all blocks, as `malis.scale.stages.boundary_block` wrote them.
 
-    Parameters
-    ----------
-    ids : (N,) uint64 array
-        All fragments, ascending; fragment ``ids[i]`` becomes region i.
-    parts : list of dict
-        Of every block ``pairs`` (E, 2), ``contact``, ``total`` and ``maximum`` (E,).
-
-    Returns
-    -------
-    RegionSums
+    The fragments, (N,) ids in ascending order, become the regions 0 ... N - 1.
     """
     n = max(len(ids), 1)
     low, high = np.searchsorted(ids, _gather(parts, "pairs")).T

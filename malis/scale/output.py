@@ -96,14 +96,11 @@ class Output:
             If a block of it is damaged or missing.
         """
         array = extra_package("zarr", "scale").open_array(self.path / name / "0", mode="r")
-        channels = (slice(None),) * (array.ndim - 3)
-        if _is_whole(name, values := _try(array, (*channels, *box))):
+        values = _if_whole(array, box, UNWRITTEN[name])
+        if values is not None:
             return values
-        damaged = [
-            block
-            for block in cut_into_blocks(self.shape, self.block, box)
-            if not _is_whole(name, _try(array, (*channels, *block.box)))
-        ]
+        blocks = cut_into_blocks(self.shape, self.block, box)
+        damaged = [b for b in blocks if _if_whole(array, b.box, UNWRITTEN[name]) is None]
         for block in damaged:
             self.file_of(name, block).unlink(missing_ok=True)
         raise OSError(
@@ -116,7 +113,7 @@ class Output:
         zarr = extra_package("zarr", "scale")
         with zarr.config.set({"array.write_empty_chunks": True}):  # a file, even if all is 0
             array = zarr.open_array(self.path / name / str(level), mode="r+")
-        array[(slice(None),) * (values.ndim - 3) + box] = values
+        array[(..., *box)] = values
 
     def read_tables(self, step: str) -> list[dict[str, np.ndarray]]:
         """Read the tables that a step wrote, block by block.
@@ -149,19 +146,14 @@ def _all_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[Block, 
     return tuple(cut_into_blocks(shape, block))
 
 
-def _try(array: Any, box: Box) -> np.ndarray | None:
+def _if_whole(array: Any, box: Box, never: np.generic) -> np.ndarray | None:
+    """Read a box of an array; None if some of it is damaged or was never written."""
     try:
-        return array[box]
-    except DAMAGE as error:
-        logger.debug("%s cannot be read: %s", array.store_path, error)
+        values = array[(..., *box)]
+    except DAMAGE:
         return None
-
-
-def _is_whole(name: str, values: np.ndarray | None) -> bool:
-    if values is None:
-        return False
-    never = UNWRITTEN[name]
-    return not (np.isnan(values) if np.isnan(never) else values == never).any()
+    unwritten = np.isnan(values) if np.isnan(never) else values == never
+    return None if unwritten.any() else values
 
 
 @contextmanager
@@ -178,16 +170,9 @@ def begin_output(
 ) -> Iterator[None]:
     """Create the output of a run, or go on with the one that was begun; keep others from it.
 
-    Parameters
-    ----------
-    output : Output
-        What is to be.
-    settings : dict
-        All that the result depends on, as JSON.
-    arrays : dict of dict
-        For every array to create its name and the arguments of `create_ome_zarr`.
-    overwrite : bool
-        Remove an output that is there, unless it was begun with these settings and is not finished.
+    `settings` are all that the result depends on, as JSON; `arrays` has for every array to create
+    its name and the arguments of `create_ome_zarr`. With `overwrite`, an output that is there is
+    removed, unless it was begun with these settings and is not finished.
 
     Raises
     ------

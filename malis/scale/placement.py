@@ -72,23 +72,10 @@ def placement_of_array(
 def placement_of_image(
     name: str, shape: tuple[int, ...], image: Mapping[str, Any], level: str
 ) -> Placement:
-    """Read the metadata of an OME-Zarr image, version 0.1 to 0.5.
+    """Read the metadata of a level of an OME-Zarr image, version 0.1 to 0.5.
 
-    Parameters
-    ----------
-    name : str
-        What messages call the image.
-    shape : tuple of int
-        Of the level, as stored.
-    image : mapping
-        One of its ``multiscales``.
-    level : str
-        Path of the level in the group.
-
-    Returns
-    -------
-    Placement
-        Without resolution where the version knows none.
+    `image` is one of the ``multiscales`` of a group, `level` the path of an array there, `shape`
+    its shape as stored. A version without scales gives a placement without resolution.
 
     Raises
     ------

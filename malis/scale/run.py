@@ -32,25 +32,13 @@ VERSION = 7  # raise it when the same settings give another result, or files, th
 
 @dataclass
 class Run:
-    """A run at work.
-
-    Attributes
-    ----------
-    output : Output
-    client : distributed.Client or None
-    progress : bool
-        Show progress bars.
-    begin : float
-        When it began.
-    facts : dict
-        What its report says besides.
-    """
+    """A run at work: on an output, by a Dask client or in this process, since a time."""
 
     output: Output
     client: Any
     progress: bool
     begin: float
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # what its report says besides
 
     def step(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
         """Call ``work(output, *arguments, block)`` for all blocks for which it is not done."""
@@ -109,20 +97,10 @@ def start(
 ) -> Iterator[Run]:
     """Begin an output or go on with it, and start workers or connect to them.
 
-    Parameters
-    ----------
-    source : StoredArray
-    target : str or Path
-    block : (3,) tuple of int
-    settings : dict
-        What the result depends on besides source and block, as JSON.
-    arrays : dict of dict
-        For every array to create its name and arguments of `create_ome_zarr`; the others follow
-        from source and block.
-    memory_needed : int
-        Of a worker, in bytes.
-    workers, scheduler, memory_per_worker, overwrite, progress
-        See `malis.scale.segment_volume`.
+    `settings` are what the result depends on besides source and block, as JSON; `arrays` has for
+    every array to create its name and arguments of `create_ome_zarr`, of which others follow from
+    source and block; a worker needs `memory_needed` bytes. See `malis.scale.segment_volume` for the
+    rest.
 
     Raises
     ------

@@ -142,19 +142,8 @@ def name_fragments(steps: FragmentSteps, box: Box, shape: tuple[int, ...]) -> np
     blocks that see the same seed name it alike, without knowing of each other: a fragment that
     crosses their face is one fragment. A fragment without a seed is named by its own first voxel.
 
-    Parameters
-    ----------
-    steps : FragmentSteps
-        Of the voxels of a box.
-    box : (3,) tuple of slice
-        Where they lie in the volume.
-    shape : (3,) tuple of int
-        Size of the volume.
-
-    Returns
-    -------
-    (N + 1,) uint64 array
-        The id of every fragment 0 ... N; 0 stays 0.
+    `box` is where the voxels lie in the volume, `shape` its size. Returned are the ids of the
+    fragments 0 ... N, (N + 1,) uint64; 0 stays 0.
     """
     names = np.zeros(int(steps.fragments.max(initial=0)) + 1, dtype=np.uint64)
     for labels in (steps.fragments, steps.seeds):  # where there is a seed, its name replaces

@@ -27,6 +27,12 @@ from malis.scale.placement import (
 )
 from malis.scale.zarr_folders import find_in_zarr, zarr_root
 
+KINDS = {  # axes, types, and what messages call them
+    "raw": ("(z, y, x)", "uif", "numbers"),
+    "labels": ("(z, y, x)", "ui", "integers"),
+    "affinities": ("(c, z, y, x)", "f", "floats or uint8"),
+}
+
 
 @dataclass
 class StoredArray:
@@ -198,16 +204,10 @@ def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...]
 def in_trained_range(
     source: StoredArray, card: Mapping[str, Any], wanted: Sequence[float | str] | None = None
 ) -> StoredArray:
-    """Return raw data with the black and white that a network was trained with.
+    """Return raw data with the black and white that a network was trained with, by its card.
 
-    Parameters
-    ----------
-    source : StoredArray
-        As it is if it has a range already.
-    card : mapping
-        Of the model; its ``grey_range``, if there is one.
-    wanted : (2,) sequence of float or str, optional
-        Another range; see `malis.inference.grey_values.choose_range`.
+    A source that has a range stays as it is; another range than the card's may be `wanted`, see
+    `malis.inference.grey_values.choose_range`.
 
     Raises
     ------
@@ -225,12 +225,9 @@ def in_trained_range(
 
 def check_kind(volume: StoredArray, kind: str) -> None:
     """Raise a ValueError unless a volume can be what it is taken for; see `open_volume`."""
-    axes = "(c, z, y, x)" if kind == "affinities" else "(z, y, x)"
+    axes, types, said = KINDS[kind]
     if volume.ndim != axes.count(",") + 1:
         raise ValueError(f"{volume.name} must have the axes {axes} of {kind}, got {volume.shape}")
-    types, said = {"raw": ("uif", "numbers"), "labels": ("ui", "integers")}.get(
-        kind, ("f", "floats or uint8")
-    )
     if volume.dtype.kind not in types and (kind, volume.dtype) != ("affinities", np.uint8):
         raise ValueError(f"{volume.name} must hold {said}, as {kind} do, got {volume.dtype}")
 

@@ -58,9 +58,7 @@ def zarr_root(path: str) -> Any:
     try:
         is_zip = here and Path(path).is_file()
         return zarr.open(zarr.storage.ZipStore(path, mode="r") if is_zip else path, mode="r")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is no Zarr volume: {_one_line(error)}") from error
-    except Exception as error:  # metadata of any shape, stores of any kind
+    except Exception as error:  # nothing there, metadata of any shape, stores of any kind
         raise ValueError(
             f"{path} is no Zarr volume that can be opened: {_one_line(error)}"
         ) from error

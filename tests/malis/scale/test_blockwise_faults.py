@@ -12,18 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 import zarr
 from blockwise_cases import QUIET, make_cells, write_model, write_volume
 
 from malis import nearest_offsets
-from malis.scale import (
-    BlockError,
-    predict_volume,
-    run,
-    segment_affinities,
-    segment_volume,
-)
+from malis.scale import BlockError, predict_volume, run, segment_affinities, segment_volume
 from malis.scale.output import Output
 from malis.scale.run import VERSION
 from malis.scale.stages import fragment_block
@@ -191,17 +184,6 @@ def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monk
     for name in ("affinities", "segmentation"):
         result, expected = (open_volume(tmp_path / f"{x}.zarr", name) for x in ("out", "expected"))
         np.testing.assert_array_equal(result[...], expected[...])
-
-
-def test_a_corrupt_chunk_of_the_source_stops_clearly_and_resumes(tmp_path, source, expected):
-    chunk = shards(tmp_path / "affinities.zarr", "")[-1]
-    whole = chunk.read_bytes()
-    chunk.write_bytes(whole[:100] + b"\0\0" + whole[102:])
-    with pytest.raises(BlockError, match=r"affinities.zarr/0 is damaged.*blocks are done"):
-        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    chunk.write_bytes(whole)
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
 def test_a_value_that_is_no_number_is_named(tmp_path):
@@ -382,45 +364,12 @@ def test_raw_data_are_no_affinities_and_affinities_no_raw_data(tmp_path, source)
         segment_volume(signed, tmp_path / "out.zarr", model, **QUIET)
 
 
-def test_a_block_smaller_than_the_field_of_view_is_refused(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((30, 40, 40), np.uint8))
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    message = r"block \(30, 8, 40\) is smaller than the network's field of view \(9, 9, 9\)"
-    with pytest.raises(ValueError, match=message) as error:
-        segment_volume(raw, tmp_path / "out.zarr", model, block=(64, 8, 64), **QUIET)
-    assert one_line(error)
-
-
 def test_a_flat_volume_needs_no_block_as_large_as_the_field_of_view(tmp_path):
     raw = np.random.default_rng(0).integers(0, 256, (5, 40, 40), np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw)
     model = write_model(tmp_path / "some.model", "cnn-3d")
     predict_volume(source, tmp_path / "out.zarr", model, block=(64, 20, 20), **QUIET)
     assert open_volume(tmp_path / "out.zarr").shape == (3, 5, 40, 40)
-
-
-def test_checkpoints_that_do_not_fit_are_named(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
-    with pytest.raises(FileNotFoundError, match=r"none\.model does not exist"):
-        segment_volume(raw, tmp_path / "out.zarr", tmp_path / "none.model", **QUIET)
-    training = tmp_path / "training.pt"
-    torch.save({"kind": "malis checkpoint 1"}, training)
-    with pytest.raises(ValueError, match="is a checkpoint of an earlier version"):
-        segment_volume(raw, tmp_path / "out.zarr", training, **QUIET)
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    content = torch.load(model, weights_only=True)
-    for change in ({"network": "Transformer"}, {"arguments": {**content["arguments"], "ndim": 2}}):
-        torch.save({**content, **change}, tmp_path / "other.model")
-        with pytest.raises(ValueError) as error:
-            segment_volume(raw, tmp_path / "out.zarr", tmp_path / "other.model", **QUIET)
-        assert one_line(error), str(error.value)
-
-
-def test_a_model_without_a_validated_threshold_is_cut_at_a_half(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    report = segment_volume(raw, tmp_path / "out.zarr", model, **QUIET)
-    assert report["threshold"] == 0.5
 
 
 def test_the_fit_of_offsets_is_read_from_the_source(tmp_path, affinities):

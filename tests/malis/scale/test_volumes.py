@@ -142,16 +142,6 @@ def test_plain_zarr_arrays_with_attributes(tmp_path):
     assert (other.resolution, other.offset) == ((40, 4, 4), (0, 4, 0))
 
 
-def test_labels_are_integers(tmp_path, cremi):
-    labels = open_volume(cremi, kind="labels")
-    assert labels.dataset == "volumes/labels/neuron_ids"
-    with h5py.File(tmp_path / "probabilities.hdf", "w") as file:
-        file["labels"] = RAW.astype(np.float32)
-        file["labels"].attrs["resolution"] = (40.0, 4.0, 4.0)
-    with pytest.raises(ValueError, match="labels must hold integers, as labels do, got float32"):
-        open_volume(tmp_path / "probabilities.hdf", kind="labels")
-
-
 # ---- which dataset ---------------------------------------------------------------------------
 
 
@@ -364,27 +354,12 @@ def test_what_is_no_volume_is_named_in_one_line(tmp_path, cremi):
         ("empty.hdf", None, ValueError, "holds no volume at all"),
         ("empty.zarr", None, ValueError, "holds no volume at all"),
         ("flat.zarr", None, ValueError, r"must have the axes \(z, y, x\) or \(c, z, y, x\)"),
-        (
-            "two.zarr",
-            None,
-            ValueError,
-            r"holds one \(4, 6, 8\) uint8, other \(4, 6, 8\) uint8; say which",
-        ),
-        (
-            "two.zarr",
-            "third",
-            FileNotFoundError,
-            r"no dataset 'third'; it holds one \(4, 6, 8\) uint8, other",
-        ),
+        ("two.zarr", None, ValueError, r"holds one \(4, 6, 8\) uint8, other \(4, .* say which"),
+        ("two.zarr", "third", FileNotFoundError, r"no dataset 'third'; it holds one \(4, 6, 8\)"),
         ("flat.zarr", "raw", FileNotFoundError, "is a single volume and has no dataset 'raw'"),
         ("broken.zarr", None, ValueError, "has multiscales metadata that cannot be read"),
         ("wrong.zarr", None, ValueError, "resolution must be 3 positive numbers"),
-        (
-            "sample.hdf",
-            "volumes/rew",
-            FileNotFoundError,
-            "it holds volumes/labels/neuron_ids .*, volumes/raw",
-        ),
+        ("sample.hdf", "rew", FileNotFoundError, "holds volumes/labels/neuron_ids .*, volumes/raw"),
     ]:
         with pytest.raises(kind, match=message) as error:
             open_volume(tmp_path / name, dataset)
@@ -452,12 +427,8 @@ def test_a_block_is_one_file_with_a_checksum(tmp_path):
 
 
 def test_the_pyramid_makes_voxels_isotropic_first():
-    assert pyramid((125, 1250, 1250), (64, 512, 512), (40, 4, 4)) == [
-        (1, 1, 1),
-        (1, 2, 2),
-        (1, 4, 4),
-        (1, 8, 8),
-    ]
+    flat = [(1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8)]
+    assert pyramid((125, 1250, 1250), (64, 512, 512), (40, 4, 4)) == flat
     assert pyramid((600, 600, 600), (64, 64, 64), (8, 8, 8))[1:] == [(2, 2, 2), (4, 4, 4)]
     assert pyramid((600, 600, 600), (64, 66, 64), (8, 8, 8))[1:] == [(2, 2, 2)]  # 66 / 4
     assert pyramid((20, 200, 200), (20, 200, 200), (8, 8, 8)) == [(1, 1, 1)]
