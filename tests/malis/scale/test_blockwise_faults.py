@@ -112,13 +112,15 @@ def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
-def interrupt_before(monkeypatch, step):
-    """Let a run end before a step, as if its process was killed there."""
+def interrupt_before(step, call, *arguments, **options):
+    """Let a call end before a step, as if its process was killed there."""
 
     def gone(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, step, gone)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, step, gone)
+        call(*arguments, **options)
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut it short", "lose it"])
@@ -127,10 +129,7 @@ def test_a_damaged_block_is_named_and_computed_again(
 ):
     """One that is lost is computed again at once: what is done is what is there."""
     target = tmp_path / "out.zarr"
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "boundary_block")
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, target, **OPTIONS)
+    interrupt_before("boundary_block", segment_affinities, source, target, **OPTIONS)
     shard = target / "fragments/0/c/1/0/1"
     content = bytearray(shard.read_bytes())
     if damage == "flip a bit":
@@ -151,21 +150,19 @@ def test_a_damaged_block_is_named_and_computed_again(
 
 
 @pytest.mark.parametrize("kept", [0, 200, None])
-def test_damaged_boundaries_are_counted_again(tmp_path, monkeypatch, source, expected, kept):
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "agglomerate_blocks")
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    path = tmp_path / "out.zarr/progress/boundaries/0/1/0.npz"
+def test_damaged_boundaries_are_counted_again(tmp_path, source, expected, kept):
+    target = tmp_path / "out.zarr"
+    interrupt_before("agglomerate_blocks", segment_affinities, source, target, **OPTIONS)
+    path = target / "progress/boundaries/0/1/0.npz"
     content = path.read_bytes()
     path.write_bytes(content[:kept] if kept is not None else content[:90] + b"?" + content[91:])
     with pytest.raises(OSError, match=r"0/1/0\.npz is damaged or missing"):
-        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
+        segment_affinities(source, target, **OPTIONS)
+    segment_affinities(source, target, **OPTIONS)
+    np.testing.assert_array_equal(open_volume(target)[...], expected)
 
 
-def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monkeypatch):
+def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path):
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (9, 40, 40), np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw, (8, 8, 8))
@@ -173,10 +170,7 @@ def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monk
     options = {"block": (9, 20, 20), **QUIET}
     segment_volume(source, tmp_path / "expected.zarr", model, **options)
     target = tmp_path / "out.zarr"
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "boundary_block")
-        with pytest.raises(KeyboardInterrupt):
-            segment_volume(source, target, model, **options)
+    interrupt_before("boundary_block", segment_volume, source, target, model, **options)
     shards(target, "affinities")[3].write_bytes(b"cut short")
     with pytest.raises(BlockError, match=r"affinities in .* damaged or missing"):
         segment_volume(source, target, model, **options)

@@ -41,6 +41,11 @@ def make_image(path, values=RAW, **options):
     return path
 
 
+def run_python(program):
+    root, command = Path(__file__).parents[3], [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
 # ---- reading ---------------------------------------------------------------------------------
 
 
@@ -289,11 +294,7 @@ def test_a_filter_that_is_not_installed_is_no_damage(tmp_path):
     )
     read = f"from malis.scale.volumes import open_volume; print(open_volume({str(path)!r})[3, 5])"
     without = f"import sys; sys.modules['hdf5plugin'] = None; {read}"
-    root = Path(__file__).parents[3]
-    runs = [
-        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-        for code in (write, read, without)
-    ]
+    runs = [run_python(code) for code in (write, read, without)]
     assert runs[1].stdout == "[184 185 186 187 188 189 190 191]\n", runs[1].stderr
     message = runs[2].stderr.splitlines()[-1]
     assert "blosc.hdf/raw is compressed by the HDF5 filter 32001" in message
@@ -312,12 +313,7 @@ def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, cremi, monkeypatch
 def test_a_file_that_is_being_written_is_not_damaged(tmp_path, cremi):
     program = f"from malis.scale.volumes import open_volume; open_volume({str(cremi)!r})"
     with h5py.File(cremi, "r+"):
-        run = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[3],
-            capture_output=True,
-            text=True,
-        )
+        run = run_python(program)
     message = run.stderr.splitlines()[-1]
     assert "lock" in message and "damaged" not in message
 
@@ -442,8 +438,7 @@ def test_an_hdf5_volume_needs_no_further_package(cremi):
         f"print(malis.scale.volumes.open_volume({str(cremi)!r}).shape);"
         "malis.scale.volumes.open_volume('.')"
     )
-    root = Path(__file__).parents[3]
-    run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    run = run_python(program)
     assert run.stdout == "(4, 6, 8)\n", run.stderr
     assert run.stderr.splitlines()[-1].endswith(
         "this needs zarr, which the extra [scale] brings: "
