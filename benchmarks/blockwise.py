@@ -9,7 +9,7 @@ memory    a volume of affinities more than four times as large as the memory lim
           fragments, boundaries and labels by workers with that limit
 linear    CPU and wall-clock time from raw data to labels over the number of blocks, one worker
 workers   wall-clock time of the same run by one worker and by two, in turns, the least of each
-bookkeeping  planning, halos, notes and report of a run whose blocks hold nothing, over their number
+bookkeeping  planning and halos of a run whose blocks hold nothing, over their number
 
 A part that is measured replaces its earlier figures in ``report/results/benchmark_blockwise.json``;
 the load of the machine while it ran stands beside it.
@@ -17,8 +17,10 @@ the load of the machine while it ran stands beside it.
 
 import argparse
 import functools
+import itertools
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,9 +39,9 @@ from malis.inference import predict
 from malis.scale import segment_affinities, segment_volume
 from malis.scale.blocks import Block, grow, within
 from malis.scale.cluster import run_step
-from malis.scale.output import begin_output
-from malis.scale.run import Run
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.ome_zarr import create_ome_zarr
+from malis.scale.output import Output, begin_output
+from malis.scale.volumes import open_volume
 from malis.training.checkpoint import load_model
 from report.record import RESULTS, write_results
 
@@ -141,7 +143,8 @@ def memory(folder: Path) -> dict[str, Any]:
     shape, block, limit = (3, 96, 1456, 1456), (32, 128, 128), 600 * 10**6
     values = derived(find_volume("synthetic"), (24, 512, 512), noise=0.5)
     write_repeated(folder / "affinities.zarr", values, shape, block)
-    report = segment_affinities(
+    report = measured(
+        segment_affinities,
         open_volume(folder / "affinities.zarr"),
         folder / "out.zarr",
         threshold=0.5,
@@ -169,12 +172,17 @@ def linear(folder: Path) -> dict[str, Any]:
     for n_y, n_x in ((2, 2), (2, 4), (4, 4), (4, 8)):
         shape = (8, 128 * n_y, 128 * n_x)
         write_repeated(folder / f"{n_y}_{n_x}.zarr", raw, shape, block)
-        report = segment_volume(
-            folder / f"{n_y}_{n_x}.zarr", folder / "out.zarr", MODEL, block=block, overwrite=True
+        report = measured(
+            segment_volume,
+            folder / f"{n_y}_{n_x}.zarr",
+            folder / "out.zarr",
+            MODEL,
+            block=block,
+            overwrite=True,
         )
         rows.append({"shape": shape, **without_target(report)})
     blocks = np.array([row["n_blocks"] for row in rows])
-    seconds = np.array([sum(row["cpu_seconds"].values()) for row in rows])
+    seconds = np.array([row["cpu_seconds"] for row in rows])
     slope, start = np.polyfit(blocks, seconds, 1)
     return {
         "block": block,
@@ -193,7 +201,8 @@ def workers(folder: Path) -> dict[str, Any]:
     cpu_seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(2):
         for n in seconds:
-            report = segment_volume(
+            report = measured(
+                segment_volume,
                 folder / "raw.zarr",
                 folder / "out.zarr",
                 MODEL,
@@ -202,7 +211,7 @@ def workers(folder: Path) -> dict[str, Any]:
                 overwrite=True,
             )
             seconds[n].append(report["seconds"])
-            cpu_seconds[n].append(sum(report["cpu_seconds"].values()))
+            cpu_seconds[n].append(report["cpu_seconds"])
     return {
         "shape": shape,
         "block": block,
@@ -216,20 +225,27 @@ def workers(folder: Path) -> dict[str, Any]:
 
 def bookkeeping(folder: Path) -> dict[str, Any]:
     """Go through the steps of a run with blocks that read and write nothing, twice."""
-    steps, block, rows = ("affinities", "averages", "fragments", "boundaries", "labels"), 64, []
+    steps, block, rows = (
+        ("affinities", "averages", "fragments", "boundaries", "segmentation"),
+        64,
+        [],
+    )
     for n in (10, 22, 48):
         shape, size = (n * block,) * 3, (block,) * 3
         plan = functools.partial(halo_arithmetic, shape)
         row: dict[str, Any] = {"blocks": n**3}
-        begun = begin_output(folder / str(n), {}, {}, shape=shape, block=size, overwrite=False)
-        with begun as output:
+        output = Output(folder / str(n), shape, size)
+        with begin_output(output, {}, {}, overwrite=False):
             for name in ("new", "complete"):
                 begin, cpu = time.perf_counter(), time.process_time()
-                computed = [run_step(output, step, plan, progress=False) for step in steps]
-                Run(output, None, False, 0, None).report()
+                for step in steps:
+                    run_step(output, step, plan, progress=False)
                 row[f"{name}_seconds"] = time.perf_counter() - begin
                 row[f"{name}_cpu_seconds"] = time.process_time() - cpu
-        assert computed == [0] * len(steps)
+                for step, one in itertools.product(steps, output.blocks):
+                    output.file_of(step, one).parent.mkdir(parents=True, exist_ok=True)
+                    output.file_of(step, one).touch()
+        assert not any(map(output.pending, steps))
         rows.append(row)
     return {"steps": len(steps), "rows": rows}
 
@@ -237,6 +253,19 @@ def bookkeeping(folder: Path) -> dict[str, Any]:
 def halo_arithmetic(shape: tuple[int, ...], block: Block) -> None:
     """Plan what a block reads and where in it the block lies."""
     within(block.box, grow(block.box, (8, 8, 8), shape))
+
+
+def measured(run: Callable[..., dict[str, Any]], *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Add to the report of a run what its workers, which have ended, took.
+
+    That is their CPU time from their start and, in bytes, the most memory that any worker of this
+    process has had so far.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report = run(*arguments, **options)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return report | {"cpu_seconds": cpu, "memory_peak": 1024 * after.ru_maxrss}
 
 
 def without_target(report: dict[str, Any]) -> dict[str, Any]:

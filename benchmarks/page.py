@@ -63,8 +63,8 @@ compared with the two calls: {parallel}.
 ## Block by block
 
 `python -m benchmarks.blockwise --only bookkeeping` ({blocks_processor}, {blocks_date}):
-planning, halos, notes and report of all {steps} steps of a run whose blocks read and write nothing,
-without Dask. "Resumed" is the same call once more, when every block is done. Times are CPU times;
+planning and halos of all {steps} steps of a run whose blocks read and write nothing, without Dask.
+"Resumed" is the same call once more, when the file of every block is there. Times are CPU times;
 `report/results/benchmark_blockwise.json` has wall-clock times and the load of the machine.
 
 {blocks}

@@ -25,7 +25,7 @@ from cremi_eval import CremiFile, Volume
 from cremi_eval.atomic import signals_raise
 from cremi_eval.datasets import check_filters
 from malis.inference.grey_values import resolve_range, to_bytes
-from malis.scale.hdf5_files import hdf5_file
+from malis.scale.datasets import hdf5_file
 
 TIFF = (".tif", ".tiff")
 

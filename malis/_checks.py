@@ -8,13 +8,12 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from malis._extras import extra_package
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Arguments = ParamSpec("Arguments")
@@ -277,6 +276,39 @@ def exceeds_parallel(shape: Sequence[int], ndim: int) -> bool:
     """
     voxels = math.prod(shape[-ndim:]) * math.prod(shape[: -ndim - 1])
     return voxels >= MOST_VOXELS or math.prod(shape) >= MOST_EDGES
+
+
+def extra_package(name: str, extra: str) -> ModuleType:
+    """Import a package that only an extra of the installation brings, where it is needed.
+
+    Parameters
+    ----------
+    name : str
+        Of the module, for instance "zarr" or "dask.utils".
+    extra : str
+        Of pyproject.toml, for instance "scale".
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package is not installed; the message says which extra brings it.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"this needs {package}, which the extra [{extra}] brings: "
+            f'pip install ".[{extra}]" in a clone of the repository',
+            name=package,
+        ) from error
+    return importlib.import_module(name)
 
 
 @functools.cache

@@ -39,22 +39,10 @@ exit codes: 0 done, 1 an error (one line on stderr), 2 the command is written wr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run a command, by default the one that the program was started with.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        What follows the program's name; by default what it was started with.
-
-    Returns
-    -------
-    int
-        0, or 1 after an error or SIGTERM, which one line on stderr describes; 130 after Ctrl-C.
-
-    Raises
-    ------
-    SystemExit
-        With code 2 if the arguments make no command, with 0 after ``--help``.
+    Returns 0, or 1 after an error or SIGTERM, which one line on stderr describes; 130 after Ctrl-C.
+    Arguments that make no command end the program with code 2, ``--help`` with 0.
     """
     options = parser().parse_args(arguments)
     level = logging.WARNING if getattr(options, "quiet", False) else logging.INFO

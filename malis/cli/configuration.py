@@ -1,5 +1,6 @@
 """The configuration of a training: one TOML file, checked key by key."""
 
+import argparse
 import codecs
 import difflib
 import inspect
@@ -7,9 +8,9 @@ import math
 import tomllib
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,7 +25,6 @@ LOSSES = (MalisLoss, MaximinLoss, AffinityCrossEntropy)
 # Arguments that follow from the patch and the offsets, or make no sense in a file.
 DERIVED = {"in_channels", "n_classes", "out_channels", "ndim", "offsets", "generator", "reduction"}
 OUTPUTS = {"UNet": "n_classes", "PlainCNN": "out_channels"}
-SCHEDULES, PRECISIONS = ("cosine", "constant"), ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Training:
     batch_size: int = 4
     steps: int = 1500
     learning_rate: float = 2e-3
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     max_gradient_norm: float = math.inf
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     seed: int = 0
     checkpoint_every: int = 500
@@ -76,21 +76,8 @@ class Training:
 class Configuration:
     """A checked configuration.
 
-    Attributes
-    ----------
-    data : Data
-    split : Split or None
-    network : type of nn.Module
-    arguments : dict
-        Of the network's class.
-    weights : str or None
-        Model to begin with.
-    offsets : tuple of tuples
-        Edge of every output channel.
-    loss : SumLoss
-    training : Training
-    table : dict
-        What the file and the overrides said, for the model's card.
+    `arguments` are those of the class `network`; `weights` names a model to begin with; `offsets`
+    are the edges of the output channels; `table` is what the file and the overrides said.
     """
 
     data: Data
@@ -113,18 +100,9 @@ class Configuration:
 def read_configuration(
     path: str | Path, overrides: Sequence[tuple[str, Any]] = ()
 ) -> Configuration:
-    """Read the configuration of a training.
+    """Read the configuration of a training from a TOML file; ``sections.toml`` shows all keys.
 
-    Parameters
-    ----------
-    path : str or Path
-        TOML file; `malis.cli.example` shows all keys.
-    overrides : sequence of (str, value)
-        Keys as "training.steps", with the values that replace the file's.
-
-    Returns
-    -------
-    Configuration
+    Overrides are keys as "training.steps", with the values that replace the file's.
 
     Raises
     ------
@@ -158,16 +136,7 @@ def _text(content: bytes) -> str:
 
 
 def check_configuration(table: Mapping[str, Any]) -> Configuration:
-    """Check a configuration and build what it describes.
-
-    Parameters
-    ----------
-    table : mapping
-        As TOML gives it.
-
-    Returns
-    -------
-    Configuration
+    """Check a configuration, as TOML gives it, and build what it describes.
 
     Raises
     ------
@@ -176,10 +145,15 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     """
     _check_keys("", table, ["data", "split", "network", "loss", "training"])
     training = _section(Training, "training", table.get("training", {}))
-    _check_choice("training.schedule", training.schedule, SCHEDULES)
-    _check_choice("training.precision", training.precision, PRECISIONS)
     if len(training.patch) not in (2, 3):
         raise ValueError(f"training.patch must be [y, x] or [z, y, x], got {training.patch}")
+    for name, least in (("neighbours", 0), ("depth", 1)):
+        value = getattr(training, name)
+        if value < least or (value > least and len(training.patch) != 2):
+            raise ValueError(
+                f"training.{name} must be a number of sections, with training.patch [y, x], got "
+                f"{value} and {training.patch}"
+            )
     data = _section(Data, "data", table.get("data", {}))
     if not data.volumes:
         raise ValueError("data.volumes names no file")
@@ -189,12 +163,11 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
             raise ValueError(f"split.{name} must be [first, one past the last], got {sections}")
 
     network = dict(_table("network", table.get("network", {})))
-    _check_slabs(training)
     offsets = _offsets(network.pop("offsets", None), training.ndim)
     kind, weights = network.pop("type", "UNet"), network.pop("start", None)
     if weights is not None and not isinstance(weights, str):
         raise ValueError(f"network.start must be the name of a file, got {weights!r}")
-    _check_choice("network.type", kind, OUTPUTS)
+    _check_value("network.type", kind, Literal[tuple(OUTPUTS)])
     cls = next(cls for cls in NETWORKS if cls.__name__ == kind)
     _check_keys("network.", network, ["type", "start", "offsets", *_arguments(cls)])
     arguments = {**network, "ndim": len(training.patch), OUTPUTS[kind]: len(offsets)}
@@ -203,17 +176,6 @@ def check_configuration(table: Mapping[str, Any]) -> Configuration:
     _build("network", cls, **arguments)
     loss = _loss(_table("loss", table.get("loss", {"MalisLoss": {}})), offsets)
     return Configuration(data, split, cls, arguments, weights, offsets, loss, training, dict(table))
-
-
-def _check_slabs(training: Training) -> None:
-    """Refuse neighbouring sections and slabs where the network is no 2D network."""
-    for name, least in (("neighbours", 0), ("depth", 1)):
-        value = getattr(training, name)
-        if value < least or (value > least and len(training.patch) != 2):
-            raise ValueError(
-                f"training.{name} must be a number of sections, with training.patch [y, x], got "
-                f"{value} and {training.patch}"
-            )
 
 
 def _offsets(value: Any, ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -266,20 +228,27 @@ def _section(cls: Any, name: str, table: Any) -> Any:
     table = _table(name, table)
     _check_keys(f"{name}.", table, [known.name for known in fields(cls)])
     for known in fields(cls):
-        if known.name in table and not _matches(table[known.name], known.type):
-            kind = known.type if typing.get_args(known.type) else known.type.__name__
-            raise ValueError(f"{name}.{known.name} must be {kind}, got {table[known.name]!r}")
-    try:
-        return cls(**table)
-    except TypeError:  # the message of Python speaks of __init__
-        missing = next(known.name for known in fields(cls) if known.name not in table)
-        raise ValueError(f"{name}.{missing} is missing") from None
+        if known.name in table:
+            _check_value(f"{name}.{known.name}", table[known.name], known.type)
+        elif known.default is known.default_factory is MISSING:
+            raise ValueError(f"{name}.{known.name} is missing")
+    return cls(**table)
 
 
 def _table(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a section [{name}], got {value!r}")
     return value
+
+
+def _check_value(name: str, value: Any, kind: Any) -> None:
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    elif not _matches(value, kind):
+        said = kind if typing.get_args(kind) else kind.__name__
+        raise ValueError(f"{name} must be {said}, got {value!r}")
 
 
 def _matches(value: Any, kind: Any) -> bool:
@@ -300,11 +269,6 @@ def _check_keys(prefix: str, table: Mapping[str, Any], known: Sequence[str]) -> 
             raise ValueError(f"unknown key {prefix}{key}{meant}; known are {', '.join(known)}")
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str] | Mapping[str, Any]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
 def _replace(table: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
         table = table.setdefault(key, {})
@@ -314,16 +278,12 @@ def _replace(table: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Read ``training.steps=3000``; what is no TOML value is text.
-
-    Raises
-    ------
-    ValueError
-        If it has no "=" or no key.
-    """
+    """Read ``training.steps=3000``, an argument of the command; what is no TOML value is text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"write KEY=VALUE, for instance training.steps=3000, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"write KEY=VALUE, for instance training.steps=3000, not {text!r}"
+        )
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -40,14 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score, print, and write JSON."""
-    check_json(options, [path.partition("::")[0] for path in (options.segmentation, options.truth)])
-    segmentation, truth = (
-        Volume(part, part.resolution, part.offset)
-        for part in (
-            files.open_part(options.segmentation, "labels", options.resolution),
-            files.open_part(options.truth, "labels", options.resolution),
-        )
-    )
+    paths = options.segmentation, options.truth
+    check_json(options, [path.partition("::")[0] for path in paths])
+    parts = [files.open_part(path, "labels", options.resolution) for path in paths]
+    segmentation, truth = (Volume(part, part.resolution, part.offset) for part in parts)
     names = {"segmentation": segmentation.data.name, "truth": truth.data.name}
     truth = _covered_part(truth, segmentation, names)
     try:

@@ -1,39 +1,39 @@
-"""Files that commands read and write."""
+"""Files that commands read and write, and the options that say how."""
 
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from malis.scale.volumes import StoredArray, open_volume
 
 HDF5 = (".hdf", ".hdf5", ".h5")
+OF_BLOCKS, OF_NETWORK = ("block", "workers", "memory_per_worker", "scheduler"), ("tile", "device")
 
 
 def open_part(path: str, part: str, resolution: Sequence[float] | None = None) -> StoredArray:
-    """Open raw data, labels or affinities of a file that may hold all of them.
+    """Open the raw data, labels or affinities of a file, PATH or PATH::DATASET.
 
-    Parameters
-    ----------
-    path : str
-        HDF5 file or Zarr folder, or ``path::dataset``.
-    part : {"raw", "labels", "affinities"}
-        What is wanted, as in `malis.scale.volumes.open_volume`.
-    resolution : (3,) sequence of float, optional
-        Size of a voxel in nm if the user names it.
-
-    Returns
-    -------
-    StoredArray
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at the path, or nothing of that kind.
-    ValueError
-        If it is no volume, or not one of that kind.
+    `part` and `resolution` are ``kind`` and ``resolution`` of `malis.scale.volumes.open_volume`.
     """
     path, _, dataset = path.partition("::")
     return open_volume(path, dataset or None, kind=part, resolution=resolution)
+
+
+def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse, before any work, an output that exists, is read, or has no folder to lie in.
+
+    Inputs that are None, or lie in the web, are passed over.
+    """
+    for name in inputs:
+        if name and path.exists() and Path(name).exists() and path.samefile(name):
+            raise ValueError(f"{path} is an input: take another name for the output")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; --overwrite replaces it")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
 
 
 def add_resolution_argument(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,15 @@ def add_resolution_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_range_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option for grey values of another range than 8 bits."""
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that write."""
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--quiet", action="store_true", help="show errors only, no progress")
+
+
+def add_volume_arguments(parser: argparse.ArgumentParser, *, needs_network: bool) -> None:
+    """Add the options of commands that turn one volume into another, by blocks if it is large."""
+    add_resolution_argument(parser)
     parser.add_argument(
         "--range",
         nargs=2,
@@ -56,75 +63,9 @@ def add_range_argument(parser: argparse.ArgumentParser) -> None:
         help="grey values that are black and white, as numbers or as percentiles (0.5%% 99.5%%); "
         "by default what the network was trained with, or else uint8",
     )
-
-
-def check_output(path: Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse, before any work, an output that exists, is read, or has no folder to lie in.
-
-    Parameters
-    ----------
-    path : Path
-        The output.
-    overwrite : bool
-        Whether it may exist; not as one of the inputs.
-    inputs : iterable of str, Path or None
-        Files that are read; those of the web, and None, are passed over.
-
-    Raises
-    ------
-    FileExistsError, FileNotFoundError, IsADirectoryError
-    ValueError
-        If the output is an input.
-    """
-    for name in inputs:
-        if name and path.exists() and Path(name).exists() and path.samefile(name):
-            raise ValueError(f"{path} is an input: take another name for the output")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; --overwrite replaces it")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
-
-
-def is_blockwise(options: argparse.Namespace) -> bool:
-    """Tell whether blocks are wanted; they are written to Zarr.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        With the output and the options of `add_block_arguments`.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    ValueError
-        If the output is neither HDF5 nor Zarr, or it is HDF5 and there are options for blocks.
-    """
-    output = options.output
-    if output.suffix == ".zarr":
-        return True
-    if output.suffix not in HDF5:
-        raise ValueError(f"{output} should end in .zarr or in {', '.join(HDF5)}")
-    if options.block:
-        raise ValueError(f"blocks are written to Zarr: {output} should end in .zarr")
-    for name in ("workers", "memory_per_worker", "scheduler"):
-        if getattr(options, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is for blocks, which are written to Zarr: {output} "
-                "should end in .zarr"
-            )
-    return False
-
-
-def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the options of commands that predict."""
     parser.add_argument(
         "--checkpoint",
-        required=required,
+        required=needs_network,
         metavar="MODEL",
         help="trained network, written by `malis train` or malis.training.checkpoint.save_model",
     )
@@ -145,10 +86,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool) -> None
     parser.add_argument(
         "--device", metavar="NAME", help='"cpu" or "cuda:0"; by default a GPU if there is one'
     )
-
-
-def add_block_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of blockwise work, which Dask distributes."""
+    add_output_arguments(parser)
     group = parser.add_argument_group(
         "volumes larger than memory (OUT ends in .zarr)",
         "Blocks are computed by the workers of a Dask cluster. The same command goes on after\n"
@@ -172,33 +110,34 @@ def add_block_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tile_of(options: argparse.Namespace) -> int | list[int] | None:
-    """Return the size of a tile; one number counts for all axes."""
-    return options.tile[0] if options.tile and len(options.tile) == 1 else options.tile
+def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of some options that the user gave."""
+    values = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if len(values.get("tile", ())) == 1:  # one number counts for all axes
+        (values["tile"],) = values["tile"]
+    return values
 
 
-def block_settings(options: argparse.Namespace) -> dict[str, object]:
-    """Return what `malis.scale` takes of the options of `add_block_arguments`.
+def block_settings(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what `malis.scale` takes of the options if OUT is Zarr, None if it is HDF5.
 
     Raises
     ------
     ValueError
-        If ``--views`` is among them: a mirrored block does not lie on the network's strides.
+        If OUT is neither, or is HDF5 and there are options for blocks; or of ``--views``: a
+        mirrored block does not lie on the network's strides.
     """
+    output, of_blocks = options.output, given(options, OF_BLOCKS)
+    if output.suffix != ".zarr":
+        if output.suffix not in HDF5:
+            raise ValueError(f"{output} should end in .zarr or in {', '.join(HDF5)}")
+        if of_blocks:
+            name = next(iter(of_blocks)).replace("_", "-")
+            raise ValueError(
+                f"--{name} is for blocks, which are written to Zarr: {output} should end in .zarr"
+            )
+        return None
     if options.views:
         raise ValueError("--views is not for blocks: it averages over the volume as a whole")
-    return ({"block": tuple(options.block)} if options.block else {}) | {
-        "workers": 1 if options.workers is None else options.workers,
-        "scheduler": options.scheduler,
-        "memory_per_worker": options.memory_per_worker,
-        "tile": tile_of(options),
-        "device": options.device,
-        "overwrite": options.overwrite,
-        "progress": not options.quiet,
-    }
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that write."""
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--quiet", action="store_true", help="show errors only, no progress")
+    settings = of_blocks | given(options, OF_NETWORK)
+    return settings | {"overwrite": options.overwrite, "progress": not options.quiet}

@@ -13,6 +13,7 @@ from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.sections import PredictedSections
 from malis.inference.tiles import predict
 from malis.inference.views import predict_views
+from malis.scale import predict_volume
 from malis.scale.volumes import StoredArray, in_trained_range, offsets_in_volume
 from malis.training.checkpoint import Model, load_model
 from malis.training.loop import choose_device
@@ -34,11 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("input", metavar="IN", help="raw volume")
     parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for affinities")
-    files.add_resolution_argument(parser)
-    files.add_range_argument(parser)
-    files.add_model_arguments(parser, required=True)
-    files.add_output_arguments(parser)
-    files.add_block_arguments(parser)
+    files.add_volume_arguments(parser, needs_network=True)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -46,11 +43,9 @@ def run(options: argparse.Namespace) -> None:
     source = files.open_part(options.input, "raw", options.resolution)
     model = load_model(options.checkpoint)
     source = in_trained_range(source, model.card, options.range)
-    if files.is_blockwise(options):
-        from malis.scale import predict_volume  # needs packages that not everybody has
-
-        settings = files.block_settings(options)
-        predict_volume(source, options.output, options.checkpoint, **settings)
+    blocks = files.block_settings(options)
+    if blocks is not None:
+        predict_volume(source, options.output, options.checkpoint, **blocks)
     else:
         files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
         with CremiFile(options.output, "w", overwrite=options.overwrite) as file:
@@ -60,38 +55,26 @@ def run(options: argparse.Namespace) -> None:
             affinities.attrs["resolution"] = source.resolution
             affinities.attrs["offset"] = source.offset
             affinities.attrs["offsets"] = offsets_in_volume(model.offsets)
-            predict_source(source, model, options, out=affinities)
+            raw, settings = stack_neighbours(source, neighbours_of(model.network)), how(options)
+            if options.views:
+                affinities[...] = predict_views(model.network, raw, model.offsets, **settings)
+            else:
+                predict(model.network, raw, out=affinities, **settings)
     print(f"{options.output}: affinities of {source.name}")
 
 
 def predicted(source: StoredArray, model: Model, options: argparse.Namespace) -> Any:
     """Predict a volume for segmentation: in 2D section by section, whenever one is wanted."""
-    if model.network.ndim != 2:
-        return predict_source(source, model, options)
-    raw = stack_neighbours(source, neighbours_of(model.network))
-    return PredictedSections(
-        model.network,
-        raw,
-        model.offsets if options.views else None,
-        tile=files.tile_of(options),
-        device=options.device or choose_device(),
-        progress=not options.quiet,
-    )
+    raw, settings = stack_neighbours(source, neighbours_of(model.network)), how(options)
+    offsets = model.offsets if options.views else None
+    if model.network.ndim == 2:
+        return PredictedSections(model.network, raw, offsets, **settings)
+    if options.views:
+        return predict_views(model.network, raw, offsets, **settings)
+    return predict(model.network, raw, **settings)
 
 
-def predict_source(
-    source: StoredArray, model: Model, options: argparse.Namespace, out: Any = None
-) -> np.ndarray:
-    """Predict a volume in one piece, on the device that is wanted; several times for --views."""
-    raw = stack_neighbours(source, neighbours_of(model.network))
-    settings = {
-        "tile": files.tile_of(options),
-        "device": options.device or choose_device(),
-        "progress": not options.quiet,
-    }
-    if not options.views:
-        return predict(model.network, raw, out=out, **settings)
-    affinities = predict_views(model.network, raw, model.offsets, **settings)
-    if out is not None:
-        out[...] = affinities
-    return affinities
+def how(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `malis.inference.predict` takes of the options."""
+    settings = {"device": choose_device()} | files.given(options, files.OF_NETWORK)
+    return settings | {"progress": not options.quiet}

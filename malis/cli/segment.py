@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from cremi_eval.io import CremiFile
 from malis.affinity import nearest_offsets
 from malis.cli import files
 from malis.cli.predict import predicted
+from malis.scale import segment_affinities, segment_volume
 from malis.scale.volumes import in_trained_range, offsets_in_volume
 from malis.segmentation import segment
 from malis.segmentation.numbering import compact
@@ -40,9 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("input", metavar="IN", help="raw volume, or affinities")
     parser.add_argument("output", metavar="OUT", type=Path, help=".hdf or .zarr for labels")
-    files.add_resolution_argument(parser)
-    files.add_range_argument(parser)
-    files.add_model_arguments(parser, required=False)
     parser.add_argument(
         "--threshold",
         type=float,
@@ -61,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="segment every section on its own: nothing joins or links two of them",
     )
-    files.add_output_arguments(parser)
-    files.add_block_arguments(parser)
+    files.add_volume_arguments(parser, needs_network=False)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -85,18 +81,22 @@ def run(options: argparse.Namespace) -> None:
     threshold = options.threshold
     if threshold is None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)
-    if files.is_blockwise(options):
+    blocks = files.block_settings(options)
+    if blocks is not None:
         if options.min_size:
             raise ValueError("--min-size is not for blocks: an object may lie in many of them")
-        _segment_blocks(source, threshold, options)
+        blocks |= {"threshold": threshold, "sections": options.sections}
+        if model:
+            segment_volume(source, options.output, options.checkpoint, **blocks)
+        else:
+            segment_affinities(source, options.output, **blocks)
         print(f"{options.output}: labels of {source.name}, threshold {threshold:.3f}")
         return
     files.check_output(options.output, options.overwrite, [source.path, options.checkpoint])
     if model:
         affinities, offsets = predicted(source, model, options), offsets_in_volume(model.offsets)
     else:
-        affinities = _Floats(source)
-        offsets = source.attributes.get("offsets", nearest_offsets(3))
+        affinities, offsets = source, source.attributes.get("offsets", nearest_offsets(3))
     labels = segment(
         affinities,
         np.asarray(offsets),
@@ -112,33 +112,3 @@ def run(options: argparse.Namespace) -> None:
         file.write_neuron_ids(Volume(labels, source.resolution, source.offset, comment))
     count = len(np.unique(np.concatenate([compact(section)[1] for section in labels])))
     print(f"{options.output}: {count} objects in {source.name}, threshold {threshold:.3f}")
-
-
-def _segment_blocks(
-    source: files.StoredArray, threshold: float, options: argparse.Namespace
-) -> None:
-    from malis.scale import (  # not everybody has what it needs
-        segment_affinities,
-        segment_volume,
-    )
-
-    settings = files.block_settings(options)
-    settings |= {"threshold": threshold, "sections": options.sections}
-    if options.checkpoint:
-        segment_volume(source, options.output, options.checkpoint, **settings)
-    else:
-        settings = {key: settings[key] for key in settings if key not in ("tile", "device")}
-        segment_affinities(source, options.output, **settings)
-
-
-class _Floats:
-    """Affinities of a file as floating-point numbers, read piece by piece."""
-
-    def __init__(self, source: files.StoredArray) -> None:
-        self.source = source
-        self.shape = source.shape
-        self.dtype = np.dtype(np.float32) if source.dtype == np.uint8 else source.dtype
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        values = self.source[index]
-        return values / np.float32(255) if values.dtype == np.uint8 else values

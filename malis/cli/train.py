@@ -13,8 +13,12 @@ from torch import nn
 
 from cremi_eval import Volume
 from malis.cli import files
-from malis.cli.configuration import Configuration, Data, parse_override, read_configuration
-from malis.cli.example import EXAMPLES
+from malis.cli.configuration import (
+    Configuration,
+    Data,
+    parse_override,
+    read_configuration,
+)
 from malis.scale.volumes import in_trained_range
 from malis.training import distributed
 from malis.training.augmentation import Augmentation
@@ -46,6 +50,7 @@ examples:
   python -m malis train train.toml my.model --set training.steps=3000 training.seed=1
   torchrun --nproc-per-node 4 -m malis train train.toml my.model      # on four GPUs of one machine
 """
+EXAMPLES = ("sections", "slabs")  # TOML files beside this one
 LAST_STEPS = 50
 
 
@@ -55,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--example",
         action=_PrintExample,
         nargs="?",
-        choices=tuple(EXAMPLES),
+        choices=EXAMPLES,
         help="print a configuration and stop",
     )
     parser.add_argument("configuration", metavar="CONFIG", help="TOML file")
     parser.add_argument("output", metavar="OUT", type=Path, help="file for the trained network")
     parser.add_argument(
         "--set",
-        type=_override,
+        type=parse_override,
         nargs="+",
         action="extend",
         default=[],
@@ -103,6 +108,9 @@ def _train(
     splits = [_split(configuration, volume) for volume in volumes]
     torch.manual_seed(settings.seed)
     network = _network(configuration)
+    # The checksum tells the weights to begin with apart from others in a file of the same name.
+    weights = configuration.weights
+    start = f"{zlib.crc32(Path(weights).read_bytes()):08x}" if weights else ""
     # A slab has one more axis than the network. A margin along z would cost too much: objects
     # shift from section to section.
     slab = (settings.depth,) if settings.depth > 1 else ()
@@ -118,7 +126,7 @@ def _train(
     validation = [
         volume.sections(split.validation)
         for volume, split in zip(volumes, splits, strict=True)
-        if len(split.validation)
+        if split.validation
     ]
 
     def validate(network: nn.Module) -> dict[str, float]:
@@ -145,7 +153,7 @@ def _train(
         device=device,
         checkpoint=checkpoint,
         checkpoint_every=settings.checkpoint_every,
-        start=_start_of(configuration.weights),
+        start=start,
         validate=validate if validation else None,
         validate_every=settings.validate_every,
         log=_tensorboard(_beside(output, "tensorboard")),
@@ -162,11 +170,6 @@ def _train(
                 f"validation: CREMI score {last['cremi_score']:.4f} at threshold "
                 f"{last['threshold']:.3f}, which `malis segment` will take"
             )
-
-
-def _start_of(weights: str | None) -> str:
-    """Tell the weights to begin with apart from others in a file of the same name."""
-    return f"{zlib.crc32(Path(weights).read_bytes()):08x}" if weights else ""
 
 
 def _network(configuration: Configuration) -> nn.Module:
@@ -191,24 +194,15 @@ def _load(path: str, data: Data) -> LabelledVolume:
 
 def _split(configuration: Configuration, volume: LabelledVolume) -> SectionSplit:
     """Return the sections of a volume that the configuration, or else the usual shares, name."""
-    ranges = configuration.split
-    if ranges is None:
+    if configuration.split is None:
         return split_sections(len(volume.raw))
-    split = SectionSplit(
-        *(range(*(chosen or (0, 0))) for chosen in (ranges.train, ranges.validation, ranges.test))
-    )
-    for name in ("train", "validation", "test"):
-        if (chosen := getattr(split, name)) and chosen.stop > len(volume.raw):
+    named = vars(configuration.split)
+    for part, sections in named.items():
+        if sections and sections[1] > len(volume.raw):
             raise ValueError(
-                f"split.{name} is {list(getattr(ranges, name))}, but {volume.name} has "
-                f"{len(volume.raw)} sections"
+                f"split.{part} is {sections}, but {volume.name} has {len(volume.raw)} sections"
             )
-    return split
-
-
-def _last(history: History) -> dict[str, float]:
-    """Return the numbers of the last validation, if there was one."""
-    return {name: values[-1] for name, values in history.validation.items()}
+    return SectionSplit(**{part: range(*(sections or (0, 0))) for part, sections in named.items()})
 
 
 def _card(
@@ -219,7 +213,7 @@ def _card(
     card = {
         "data": ", ".join(names),
         "split": {
-            name: {part: str(getattr(split, part)) for part in ("train", "validation", "test")}
+            name: {part: str(sections) for part, sections in vars(split).items()}
             for name, split in zip(names, splits, strict=True)
         },
         "loss": repr(configuration.loss),
@@ -239,6 +233,11 @@ def _card(
             }
         }
     return card
+
+
+def _last(history: History) -> dict[str, float]:
+    """Return the numbers of the last validation, if there was one."""
+    return {name: values[-1] for name, values in history.validation.items()}
 
 
 def _tensorboard(folder: Path) -> Callable[[int, Mapping[str, float]], None] | None:
@@ -262,13 +261,6 @@ def _beside(output: Path, suffix: str) -> Path:
     return output.with_name(f"{output.name}.{suffix}")
 
 
-def _override(text: str) -> tuple[str, Any]:
-    try:
-        return parse_override(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 class _PrintExample(argparse.Action):
     def __call__(
         self,
@@ -277,5 +269,6 @@ class _PrintExample(argparse.Action):
         kind: str | None,
         *_: Any,
     ) -> None:
-        print(EXAMPLES[kind or "sections"], end="")
+        path = Path(__file__).with_name(f"{kind or 'sections'}.toml")
+        print(path.read_text(encoding="utf-8"), end="")
         parser.exit()

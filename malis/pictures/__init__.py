@@ -9,7 +9,7 @@ A function draws into the axes it is given and returns nothing; `panels` makes t
     surfaces   objects in 3D
 """
 
-from malis._extras import extra_package
+from malis._checks import extra_package
 
 extra_package("matplotlib", "notebooks")  # told before the imports below fail
 

@@ -14,18 +14,17 @@ What comes out is what `malis.inference.predict` and `malis.segment` make of the
 piece, as far as halos reach. Zarr stores, Dask distributes; both come with
 the extra ``scale``.
 
-    volumes     files opened: datasets, hdf5_files, zarr_folders, placement
+    volumes     files opened: datasets, zarr_folders, placement
     ome_zarr    images created
     viewer      Neuroglancer
 
     blocks      boxes and halos
-    output      arrays and the notes on finished blocks
+    output      arrays and tables, and what of them is there
     cluster     blocks on the workers of a cluster
     stages      what is done to one block
     graph       the region graph of the whole volume
     memory      what a worker needs, told in advance
     run         the steps one after the other
-    settings    checks, and what the result depends on
     pipeline    the functions to call
 """
 

@@ -22,8 +22,8 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of files about this block, for instance "0_3_1"."""
-        return "_".join(map(str, self.place))
+        """Name of files about this block, "0/3/1", as Zarr names its chunks."""
+        return "/".join(map(str, self.place))
 
     def __str__(self) -> str:
         return "block [" + ", ".join(f"{side.start}:{side.stop}" for side in self.box) + "]"
@@ -32,21 +32,9 @@ class Block(NamedTuple):
 def cut_into_blocks(
     shape: tuple[int, ...], block: tuple[int, ...], box: Box | None = None
 ) -> list[Block]:
-    """Cut a volume into blocks; the last ones along each axis may be smaller.
+    """Cut a volume into blocks, in C order; the last ones along each axis may be smaller.
 
-    Parameters
-    ----------
-    shape : (3,) tuple of int
-        Size of the volume.
-    block : (3,) tuple of int
-        Size of a block.
-    box : (3,) tuple of slice, optional
-        Only the blocks that meet this box; by default all.
-
-    Returns
-    -------
-    list of Block
-        In C order.
+    With a box, only the blocks that meet it are returned.
     """
     box = box or tuple(slice(0, n) for n in shape)
     numbers = [range(s.start // b, -(-s.stop // b)) for s, b in zip(box, block, strict=True)]
@@ -70,8 +58,3 @@ def within(box: Box, outer: Box) -> Box:
     return tuple(
         slice(side.start - o.start, side.stop - o.start) for side, o in zip(box, outer, strict=True)
     )
-
-
-def size_of(box: Box) -> tuple[int, ...]:
-    """Return the shape of a box."""
-    return tuple(side.stop - side.start for side in box)

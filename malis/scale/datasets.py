@@ -1,7 +1,13 @@
 """Which dataset of a file is meant: one that is named, or one of a usual name; never a guess."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import h5py
+
+from cremi_eval.datasets import check_filters, use_filters, volumes_in
 
 USUAL_NAMES = {
     "raw": ("volumes/raw", "raw"),
@@ -40,16 +46,10 @@ def choose(
     is_volume: Callable[[str], bool],
     volumes: Callable[[], dict[str, str]],
 ) -> str:
-    """Return the dataset that is meant.
+    """Return the dataset that is meant; see `malis.scale.volumes.open_volume`.
 
-    Parameters
-    ----------
-    path, dataset, kind
-        See `malis.scale.volumes.open_volume`.
-    is_volume : callable
-        Tells whether there is a volume of a name.
-    volumes : callable
-        Lists all, which may take long: for every name, what a message says of it.
+    `is_volume` tells whether there is a volume of a name; `volumes` lists all, which may take long,
+    with what a message says of each.
 
     Raises
     ------
@@ -76,6 +76,31 @@ def choose(
     )
 
 
-def described(array: Any) -> str:
-    """Say shape and type of an array."""
-    return f"{tuple(array.shape)} {array.dtype}"
+def find_in_hdf5(path: str, file: h5py.File, dataset: str | None, kind: str | None) -> Found:
+    """Return the dataset that is meant; see `choose`, and `cremi_eval.datasets.check_filters`."""
+    volumes = volumes_in(file)
+
+    def is_volume(name: str) -> bool:
+        return name in volumes and isinstance(file.get(name), h5py.Dataset)
+
+    chosen = choose(path, dataset, kind, is_volume, lambda: volumes)
+    check_filters(f"{path}/{chosen}", file[chosen])
+    return Found(path, chosen, file[chosen])
+
+
+@contextlib.contextmanager
+def hdf5_file(path: str) -> Iterator[h5py.File]:
+    """Open a file for reading."""
+    use_filters()
+    Path(path).open("rb").close()  # the system says more of permissions, for instance, than HDF5
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path} is no volume: neither an HDF5 file nor a Zarr folder")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if error.errno:  # trouble of the system, or a lock
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged or truncated: {reason}") from error
+    with file:
+        yield file

@@ -4,16 +4,10 @@ The blocks have counted and summed; here the sums of all blocks are added up. In
 fragments and the pairs of them that touch, at the peak about 800 bytes a pair, and no voxels.
 """
 
-import io
-import zipfile
-import zlib
-from typing import Any
-
 import numpy as np
 from scipy import sparse
 
-from malis.scale.blocks import Block
-from malis.scale.output import Output, write_file
+from malis.scale.output import Output, new_file
 from malis.segmentation.agglomeration import merge_regions
 from malis.segmentation.hierarchy import Hierarchy
 from malis.segmentation.regions import RegionSums
@@ -23,64 +17,39 @@ ROUNDING = 1e-6  # scores are compared in single precision
 
 
 def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: bool) -> None:
-    """Merge the fragments of all blocks and write down the segment of each.
+    """Merge the fragments of all blocks while their score is at least the threshold.
 
-    Parameters
-    ----------
-    output : Output
-        Whose blocks have boundaries; receives the tables ``fragments.npy`` (ids, ascending) and
-        ``segments.npy``.
-    linkage : {"mean", "single"}
-    threshold : float
-        Merge while the score is at least this.
-    link : bool
-        Link the regions of neighbouring sections.
-
-    Raises
-    ------
-    OSError
-        If the boundaries of a block are damaged.
+    Read are the boundaries of all blocks; written, the tables ``fragments.npy`` (ids, ascending)
+    and ``segments.npy``. With `link`, the regions of neighbouring sections are linked.
     """
-    parts = [_read_boundaries(output, block) for block in output.blocks]
-    ids, sizes = _sum_by_key(_gather(parts, "ids")[:, None], [(_gather(parts, "sizes"), np.add)])
-    ids = ids[:, 0]
+    parts = output.read_tables("boundaries")
+    ids, where = np.unique(_gather(parts, "ids"), return_inverse=True)
     graph = drop_hopeless(join_graphs(ids, parts), linkage, threshold)
     merges, scores = merge_regions(graph, linkage=linkage)
     segments = Hierarchy(np.zeros(0, np.int32), len(ids), merges, scores).regions(threshold)
     if link:
         overlaps = np.searchsorted(ids, _gather(parts, "overlaps"))
-        area = np.bincount(segments, weights=sizes[0], minlength=segments.max(initial=0) + 1)
-        segments = link_regions(area, segments[overlaps].T, _gather(parts, "overlap_sizes"))[
-            segments
-        ]
+        area = np.bincount(segments[where], weights=_gather(parts, "sizes"), minlength=1)
+        counts = _gather(parts, "overlap_sizes")
+        segments = link_regions(area, segments[overlaps].T, counts)[segments]
     for name, table in (("fragments", ids), ("segments", segments.astype(np.uint64))):
-        content = io.BytesIO()
-        np.save(content, table)
-        write_file(output.file(f"{name}.npy"), content.getvalue())
+        with new_file(output.file(f"{name}.npy")) as file:
+            np.save(file, table)
 
 
 def join_graphs(ids: np.ndarray, parts: list[dict[str, np.ndarray]]) -> RegionSums:
-    """Add up the boundaries of all blocks.
+    """Add up the boundaries of all blocks, as `malis.scale.stages.boundary_block` wrote them.
 
-    Parameters
-    ----------
-    ids : (N,) uint64 array
-        All fragments, ascending; fragment ``ids[i]`` becomes region i.
-    parts : list of dict
-        Of every block ``pairs`` (E, 2), ``contact``, ``total`` and ``maximum`` (E,).
-
-    Returns
-    -------
-    RegionSums
+    The fragments, (N,) ids in ascending order, become the regions 0 ... N - 1.
     """
-    pairs = np.searchsorted(ids, _gather(parts, "pairs"))
-    sums = [
-        (_gather(parts, "contact"), np.add),
-        (_gather(parts, "total"), np.add),
-        (_gather(parts, "maximum"), np.maximum),
-    ]
-    edges, (contact, total, maximum) = _sum_by_key(pairs, sums)
-    return RegionSums(len(ids), edges.astype(np.int64), contact, total, maximum)
+    n = max(len(ids), 1)
+    low, high = np.searchsorted(ids, _gather(parts, "pairs")).T
+    keys, pair = np.unique(low * n + high, return_inverse=True)
+    contact = np.bincount(pair, weights=_gather(parts, "contact")).astype(np.int64)
+    total = np.bincount(pair, weights=_gather(parts, "total"))
+    maximum = np.zeros(len(keys), np.float32)
+    np.maximum.at(maximum, pair, _gather(parts, "maximum"))
+    return RegionSums(len(ids), np.stack(np.divmod(keys, n), axis=1), contact, total, maximum)
 
 
 def drop_hopeless(graph: RegionSums, linkage: str, threshold: float) -> RegionSums:
@@ -89,17 +58,6 @@ def drop_hopeless(graph: RegionSums, linkage: str, threshold: float) -> RegionSu
     A merge's score is a mean (or the maximum) of those of the pairs it puts together, so one of
     them reaches the threshold, too. Hence nothing is merged across two components of the graph of
     the pairs that do, and what lies between them need not be kept.
-
-    Parameters
-    ----------
-    graph : RegionSums
-    linkage : {"mean", "single"}
-    threshold : float
-
-    Returns
-    -------
-    RegionSums
-        With the same regions and, down to the threshold, the same merges.
     """
     score = graph.maximum if linkage == "single" else graph.mean
     joined = graph.edges[score >= threshold - ROUNDING]
@@ -112,30 +70,5 @@ def drop_hopeless(graph: RegionSums, linkage: str, threshold: float) -> RegionSu
     return RegionSums(graph.n_regions, *(column[kept] for column in columns))
 
 
-def _read_boundaries(output: Output, block: Block) -> dict[str, np.ndarray]:
-    """Read what `boundary_block` wrote; if it is damaged, let the next run write it again."""
-    path = output.file(f"boundaries/{block.name}.npz")
-    try:
-        with np.load(path) as content:
-            return dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        output.forget("boundaries", [block])
-        raise OSError(f"{path} is damaged or missing; the next run computes it again") from error
-
-
 def _gather(parts: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return np.concatenate([part[name] for part in parts])
-
-
-def _sum_by_key(
-    keys: np.ndarray, columns: list[tuple[np.ndarray, Any]]
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Put equal keys together, (A, K) → (U, K) in ascending order, and their values by a ufunc."""
-    order = np.lexsort(keys.T[::-1])
-    keys = keys[order]
-    new = np.ones(len(keys), dtype=bool)
-    new[1:] = (keys[1:] != keys[:-1]).any(axis=1)
-    first = np.flatnonzero(new)
-    if len(first) == 0:
-        return keys, [values for values, _ in columns]
-    return keys[first], [ufunc.reduceat(values[order], first) for values, ufunc in columns]

@@ -1,7 +1,7 @@
 """How much memory a worker needs, told before it starts.
 
-The numbers are upper bounds for float32 on the CPU, measured with NumPy 2.4 and PyTorch 2.13: a
-worker holds its packages, and one block at a time in the most expensive of its steps.
+The numbers are upper bounds in bytes for float32 on the CPU, measured with NumPy 2.4 and PyTorch
+2.13: a worker holds its packages, and one block at a time in the most expensive of its steps.
 """
 
 import copy
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from malis.inference.own_unet import FullyConvolutional, per_axis
 from malis.inference.tiles import DEFAULT_TILE, plan_tiles
-from malis.scale.packages import scale_package
 from malis.scale.stages import halo_of_network
 
 PACKAGES = 400 * 2**20  # the interpreter with torch, Higra, Zarr and Dask
@@ -27,26 +26,7 @@ def memory_to_predict(
     block: tuple[int, ...],
     tile: int | Sequence[int] | None,
 ) -> int:
-    """Bound the memory in which a worker predicts a block.
-
-    Parameters
-    ----------
-    net : FullyConvolutional
-    shape, block : (3,) tuples of int
-        Size of the volume and of a block.
-    tile : int or sequence of int, optional
-        See `malis.inference.predict`.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    ValueError
-        If the tile is too small for the network.
-    """
+    """Bound the memory in which a worker predicts a block of a volume, by tiles."""
     outer = _grown(shape, block, halo_of_network(net))
     largest = per_axis(DEFAULT_TILE[net.ndim] if tile is None else tile, net.ndim, "tile")
     input_size, _ = plan_tiles(net.geometry, outer[-net.ndim :], largest)
@@ -57,38 +37,13 @@ def memory_to_predict(
 def memory_to_segment(
     shape: tuple[int, ...], block: tuple[int, ...], halo: tuple[int, ...], n_channels: int
 ) -> int:
-    """Bound the memory in which a worker segments a block.
-
-    Parameters
-    ----------
-    shape, block, halo : (3,) tuples of int
-        Size of the volume, of a block, and of what is added to it on each side.
-    n_channels : int
-        Channels of the affinities.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Bound the memory in which a worker segments a block of affinities with its halo."""
     per_voxel = PER_VOXEL + PER_CHANNEL * n_channels
     return PACKAGES + per_voxel * math.prod(_grown(shape, block, halo))
 
 
 def forward_memory(net: nn.Module, input_size: tuple[int, ...]) -> int:
-    """Sum up the outputs of all layers, as if none was freed, without computing them.
-
-    Parameters
-    ----------
-    net : nn.Module
-    input_size : (ndim,) tuple of int
-        Spatial size of the input.
-
-    Returns
-    -------
-    int
-        Bytes, for one input.
-    """
+    """Sum up the outputs of all layers for one input, as if none was freed, uncomputed."""
     sizes = []
 
     def note(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -101,38 +56,6 @@ def forward_memory(net: nn.Module, input_size: tuple[int, ...]) -> int:
     with torch.inference_mode():
         shapes_only(torch.empty(1, net.in_channels, *input_size, device="meta"))
     return sum(sizes)
-
-
-def memory_limit(workers: int, memory_per_worker: str | int | None) -> int:
-    """Return the memory limit of each worker of a local cluster in bytes.
-
-    Parameters
-    ----------
-    workers : int
-    memory_per_worker : str or int, optional
-        "4GB" or bytes; by default the workers share nine tenths of the machine's memory.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If the text is no amount of memory.
-    """
-    if memory_per_worker is not None:
-        return int(scale_package("dask.utils").parse_bytes(memory_per_worker))
-    return int(0.9 * scale_package("distributed.system").MEMORY_LIMIT / max(workers, 1))
-
-
-def check_memory(needed: int, limit: int | None, block: tuple[int, ...]) -> None:
-    """Raise `ValueError` if a block needs more memory than a worker has."""
-    if limit is not None and needed > limit:
-        raise ValueError(
-            f"block {block} needs up to {needed / 2**30:.2f} GiB a worker, but a worker has "
-            f"{limit / 2**30:.2f} GiB; choose a smaller block or tile, or more memory per worker"
-        )
 
 
 def _grown(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from malis.scale.packages import scale_package
+from malis._checks import extra_package
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 64, 16
 
@@ -23,8 +23,8 @@ def create_ome_zarr(
 ) -> None:
     """Create an empty OME-Zarr 0.5 image to be filled block by block.
 
-    Every block is one file (a shard, with checksums) per channel, made of smaller chunks that
-    viewers load one by one. So no two blocks ever write the same file.
+    Every block is one file (a shard, with checksums), made of smaller chunks that viewers load one
+    by one. So no two blocks ever write the same file.
 
     Parameters
     ----------
@@ -45,27 +45,36 @@ def create_ome_zarr(
     attributes : mapping, optional
         Further attributes of the finest array.
     """
-    zarr = scale_package("zarr")
-    channels = shape[:-3]
+    zarr = extra_package("zarr", "scale")
+    channels, space = shape[:-3], shape[-3:]
+    none = len(channels)  # axes in front of those of space
+    offset = [float(x) for x in offset]
     group = zarr.create_group(path, zarr_format=3)
+    datasets = []
     for level, factor in enumerate(levels):
-        coarse = tuple(-(-n // f) for n, f in zip(shape[-3:], factor, strict=True))
-        shard = tuple(n // f for n, f in zip(block, factor, strict=True))
-        array = group.create_array(
+        shard = [n // f for n, f in zip(block, factor, strict=True)]
+        scale = [float(r * f) for r, f in zip(resolution, factor, strict=True)]
+        further = dict(attributes or {}) if level == 0 else {}
+        group.create_array(
             str(level),
-            shape=(*channels, *coarse),
+            shape=(*channels, *(-(-n // f) for n, f in zip(space, factor, strict=True))),
             dtype=dtype,
-            chunks=(*(1 for _ in channels), *map(_chunk, shard)),
-            shards=(*(1 for _ in channels), *shard),
+            chunks=(*[1] * none, *map(_chunk, shard)),
+            shards=(*channels, *shard),
             compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
             fill_value=fill_value,
-            dimension_names=[*("c" for _ in channels), "z", "y", "x"],
+            dimension_names=[*["c"] * none, "z", "y", "x"],
+            attributes={"resolution": scale, "offset": offset, **further},
         )
-        scale = [float(r * f) for r, f in zip(resolution, factor, strict=True)]
-        array.attrs.update({"resolution": scale, "offset": [float(x) for x in offset]})
-        if level == 0:
-            array.attrs.update(dict(attributes or {}))
-    group.attrs["ome"] = _ome_metadata(Path(path).name, channels, resolution, offset, levels)
+        steps = [
+            {"type": "scale", "scale": [*[1.0] * none, *scale]},
+            {"type": "translation", "translation": [*[0.0] * none, *offset]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    axes = [{"name": "c", "type": "channel"}] * none
+    axes += [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+    image = {"name": Path(path).name, "axes": axes, "datasets": datasets}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
 
 
 def pyramid(
@@ -73,16 +82,7 @@ def pyramid(
 ) -> list[tuple[int, int, int]]:
     """Plan coarser levels for viewers: halve the finest axes until a level fits one screen.
 
-    Parameters
-    ----------
-    shape, block : (3,) tuples of int
-        Size of the volume and of a block; factors divide the block.
-    resolution : (3,) tuple of float
-
-    Returns
-    -------
-    list of (3,) tuples of int
-        Factors of every level, the first (1, 1, 1).
+    Returns the factors of every level, the first (1, 1, 1); all of them divide the block.
 
     Examples
     --------
@@ -104,33 +104,3 @@ def _chunk(size: int) -> int:
     """Return a divisor of a block's side that suits a viewer; the side itself if there is none."""
     divisors = [n for n in range(SMALLEST_CHUNK, LARGEST_CHUNK + 1) if size % n == 0]
     return max(divisors, default=size)
-
-
-def _ome_metadata(
-    name: str,
-    channels: tuple[int, ...],
-    resolution: Sequence[float],
-    offset: Sequence[float],
-    levels: Sequence[tuple[int, int, int]],
-) -> dict[str, Any]:
-    """Write down the ``ome`` attribute of an image group, OME-NGFF 0.5."""
-    one, zero = [1.0 for _ in channels], [0.0 for _ in channels]
-    datasets = [
-        {
-            "path": str(level),
-            "coordinateTransformations": [
-                {
-                    "type": "scale",
-                    "scale": one + [float(r * f) for r, f in zip(resolution, factor, strict=True)],
-                },
-                {"type": "translation", "translation": zero + [float(x) for x in offset]},
-            ],
-        }
-        for level, factor in enumerate(levels)
-    ]
-    space = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
-    axes = [{"name": "c", "type": "channel"} for _ in channels] + space
-    return {
-        "version": "0.5",
-        "multiscales": [{"name": name, "axes": axes, "datasets": datasets}],
-    }

@@ -1,14 +1,13 @@
-"""The output of a run: its arrays, and notes on what is done.
+"""The output of a run: a folder whose files say what is done.
 
     OUT.zarr/affinities, fragments, segmentation    OME-Zarr images
-    OUT.zarr/progress                               the settings of the run (as attributes), the
-                                                    region graph, and for every step a file with one
-                                                    line a finished block
+    OUT.zarr/progress                               the settings of the run (as attributes), tables
+                                                    of the blocks, and the region graph
 
-A block's line is written after its voxels: where there is a line, the block is complete. A run that
-is started again with the same settings skips these blocks. Voxels that were never written, or whose
-checksum is wrong, are noticed when they are read; then the line is taken away, so that the next run
-computes the block again. Only the process that gives out the blocks writes lines.
+A step writes one file a block, which gets its name when it is complete: where the file is, the
+block is done. A run that is started again with the same settings skips these blocks. What is
+missing, or whose checksum is wrong, is noticed when it is read; then the file is deleted, so that
+the next run computes the block again.
 """
 
 import contextlib
@@ -18,19 +17,20 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
 from cremi_eval.atomic import atomic_write
+from malis._checks import extra_package
 from malis.scale.blocks import Block, Box, cut_into_blocks
 from malis.scale.ome_zarr import create_ome_zarr
-from malis.scale.packages import scale_package
-from malis.scale.zarr_folders import PROGRESS
 
 try:
     import fcntl
@@ -39,35 +39,11 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = "progress"
 # What voxels read as that were never written; no block holds these values.
 UNWRITTEN = {"affinities": np.float32(np.nan), "fragments": np.uint64(2**64 - 1)}
-
-
-class Note(NamedTuple):
-    """What a block took: seconds, and the most memory that its worker has had, in bytes."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_memory: int
-
-
-class DamageError(OSError):
-    """What earlier steps wrote is damaged or missing.
-
-    Attributes
-    ----------
-    step : str
-        The step that wrote it.
-    blocks : list of Block
-        Those to be computed again.
-    """
-
-    def __init__(self, message: str, step: str, blocks: list[Block]) -> None:
-        super().__init__(message)
-        self.step, self.blocks = step, blocks
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.step, self.blocks)
+TABLES = ("averages", "boundaries")  # steps that write tables; the others write arrays
+DAMAGE = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -96,67 +72,73 @@ class Output:
         """All blocks, in C order."""
         return _all_blocks(self.shape, self.block)
 
-    def done(self, step: str) -> dict[str, Note]:
-        """Return the notes on the blocks for which a step is done, by the blocks' names."""
-        path = self.file(f"{step}.txt")
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        rows = (line.split(" ") for line in lines)
-        return {row[0]: Note(*map(float, row[1:3]), int(row[3])) for row in rows if len(row) == 4}
-
-    @contextmanager
-    def noting(self, step: str, done: dict[str, Note]) -> Iterator[Callable[[Block, Note], Any]]:
-        """Give a function that notes that a step is done for a block, beside those of `done`."""
-        self._rewrite(step, done)  # without a line that was being written
-        with self.file(f"{step}.txt").open("a", buffering=1) as file:
-            yield lambda block, note: file.write(_line(block.name, note))
-
-    def forget(self, step: str, blocks: Sequence[Block]) -> None:
-        """Remove notes, and the files of an array's blocks, so that they are computed again."""
-        notes = self.done(step)
-        shards = self.path / step / "0" / "c"
-        for block in blocks:
-            notes.pop(block.name, None)
-            place = "/".join(map(str, block.place))
-            for file in (*shards.glob(place), *shards.glob(f"*/{place}")):  # of every channel
-                if file.is_file():
-                    file.unlink()
-        self._rewrite(step, notes)
-
-    def _rewrite(self, step: str, notes: dict[str, Note]) -> None:
-        write_file(self.file(f"{step}.txt"), "".join(map(_line, notes, notes.values())).encode())
-
     def file(self, name: str) -> Path:
         """Return the path of a file about the whole run."""
         return self.path / PROGRESS / name
+
+    def file_of(self, step: str, block: Block) -> Path:
+        """Return the path of what a step writes for a block."""
+        if step in TABLES:
+            return Path(f"{self.path}/{PROGRESS}/{step}/{block.name}.npz")
+        channels = "0/" if step == "affinities" else ""
+        return Path(f"{self.path}/{step}/0/c/{channels}{block.name}")
+
+    def pending(self, step: str) -> list[Block]:
+        """Return the blocks for which a step is not done."""
+        return [block for block in self.blocks if not self.file_of(step, block).exists()]
 
     def read(self, name: str, box: Box) -> np.ndarray:
         """Read a box of one of the arrays that blocks have written.
 
         Raises
         ------
-        DamageError
+        OSError
             If a block of it is damaged or missing.
         """
-        array = scale_package("zarr").open_array(self.path / name / "0", mode="r")
-        channels = (slice(None),) * (array.ndim - 3)
-        if _is_whole(name, values := _try(array, (*channels, *box))):
+        array = extra_package("zarr", "scale").open_array(self.path / name / "0", mode="r")
+        values = _if_whole(array, box, UNWRITTEN[name])
+        if values is not None:
             return values
-        damaged = [
-            block
-            for block in cut_into_blocks(self.shape, self.block, box)
-            if not _is_whole(name, _try(array, (*channels, *block.box)))
-        ]
-        raise DamageError(
+        blocks = cut_into_blocks(self.shape, self.block, box)
+        damaged = [b for b in blocks if _if_whole(array, b.box, UNWRITTEN[name]) is None]
+        for block in damaged:
+            self.file_of(name, block).unlink(missing_ok=True)
+        raise OSError(
             f"{name} in {self.path} are damaged or missing in {', '.join(map(str, damaged))}; the "
-            "next run computes them again",
-            name,
-            damaged,
+            "next run computes them again"
         )
 
     def write(self, name: str, box: Box, values: np.ndarray, level: int = 0) -> None:
         """Write a box of one of the arrays."""
-        array = scale_package("zarr").open_array(self.path / name / str(level), mode="r+")
-        array[(slice(None),) * (values.ndim - 3) + box] = values
+        zarr = extra_package("zarr", "scale")
+        with zarr.config.set({"array.write_empty_chunks": True}):  # a file, even if all is 0
+            array = zarr.open_array(self.path / name / str(level), mode="r+")
+        array[(..., *box)] = values
+
+    def read_tables(self, step: str) -> list[dict[str, np.ndarray]]:
+        """Read the tables that a step wrote, block by block.
+
+        Raises
+        ------
+        OSError
+            If one is damaged or missing.
+        """
+        tables = []
+        for path in (self.file_of(step, block) for block in self.blocks):
+            try:
+                with np.load(path) as content:
+                    tables.append(dict(content))
+            except DAMAGE as error:
+                path.unlink(missing_ok=True)
+                raise OSError(
+                    f"{path} is damaged or missing; the next run computes it again"
+                ) from error
+        return tables
+
+    def complete(self) -> None:
+        """Note that nothing is left to do."""
+        progress = extra_package("zarr", "scale").open_group(self.path / PROGRESS, mode="r+")
+        progress.attrs["complete"] = True
 
 
 @functools.lru_cache(maxsize=1)
@@ -164,72 +146,49 @@ def _all_blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[Block, 
     return tuple(cut_into_blocks(shape, block))
 
 
-def _line(name: str, note: Note) -> str:
-    return f"{name} {note.seconds:.6f} {note.cpu_seconds:.6f} {note.peak_memory}\n"
-
-
-def _try(array: Any, box: Box) -> np.ndarray | None:
+def _if_whole(array: Any, box: Box, never: np.generic) -> np.ndarray | None:
+    """Read a box of an array; None if some of it is damaged or was never written."""
     try:
-        return array[box]
-    except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
-        logger.debug("%s cannot be read: %s", array.store_path, error)
+        values = array[(..., *box)]
+    except DAMAGE:
         return None
+    unwritten = np.isnan(values) if np.isnan(never) else values == never
+    return None if unwritten.any() else values
 
 
-def _is_whole(name: str, values: np.ndarray | None) -> bool:
-    if values is None:
-        return False
-    never = UNWRITTEN[name]
-    return not (np.isnan(values) if np.isnan(never) else values == never).any()
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a small file for writing; it gets its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, durable=False) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 @contextmanager
 def begin_output(
-    target: str | Path,
-    settings: dict[str, Any],
-    arrays: dict[str, dict[str, Any]],
-    *,
-    shape: tuple[int, ...],
-    block: tuple[int, ...],
-    overwrite: bool,
-) -> Iterator[Output]:
+    output: Output, settings: dict[str, Any], arrays: dict[str, dict[str, Any]], overwrite: bool
+) -> Iterator[None]:
     """Create the output of a run, or go on with the one that was begun; keep others from it.
 
-    Parameters
-    ----------
-    target : str or Path
-        The folder.
-    settings : dict
-        All that the result depends on, as JSON.
-    arrays : dict of dict
-        For every array to create its name and the arguments of `create_ome_zarr`.
-    shape, block : (3,) tuples of int
-    overwrite : bool
-        Remove an output that is there, unless it was begun with these settings and is not finished.
-
-    Yields
-    ------
-    Output
+    `settings` are all that the result depends on, as JSON; `arrays` has for every array to create
+    its name and the arguments of `create_ome_zarr`. With `overwrite`, an output that is there is
+    removed, unless it was begun with these settings and is not finished.
 
     Raises
     ------
     FileExistsError
         If there is something at the target that is not ours, that another run is writing or,
         without `overwrite`, that is complete or of other settings.
-    ValueError
-        If the target is a URL.
     """
-    if "://" in str(target):
-        raise ValueError(f"target must be a folder that all workers see, got {target}")
-    target = Path(target).absolute()
+    target = output.path
     settings = json.loads(json.dumps(settings))
     there = target.exists() and any(target.iterdir() if target.is_dir() else [target])
-    if there and not (target / PROGRESS / "zarr.json").exists():
+    if there and not output.file("zarr.json").exists():
         raise FileExistsError(f"{target} exists and is no output of a blockwise run")
     with contextlib.ExitStack() as stack:
         if there:
-            stack.enter_context(_locked(target))
-        obstacle = _obstacle(target, settings) if there else None
+            stack.enter_context(_locked(output))
+        obstacle = _obstacle(output, settings) if there else None
         if there and obstacle is None:
             logger.info("going on with %s", target)
             for part in target.rglob("*.part*"):  # of files that were being written
@@ -237,25 +196,21 @@ def begin_output(
         elif there and not overwrite:
             raise FileExistsError(f"{target} {obstacle}")
         else:
-            _create(target, settings, arrays, block)
-            stack.enter_context(_locked(target))
-        yield Output(target, shape, block)
+            _create(output, settings, arrays)
+            stack.enter_context(_locked(output))
+        yield
 
 
-def _create(
-    target: Path,
-    settings: dict[str, Any],
-    arrays: dict[str, dict[str, Any]],
-    block: tuple[int, ...],
-) -> None:
+def _create(output: Output, settings: dict[str, Any], arrays: dict[str, dict[str, Any]]) -> None:
     """Create an output under a temporary name; only then remove what is at the target."""
+    target = output.path
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        root = scale_package("zarr").create_group(part, zarr_format=3)
+        root = extra_package("zarr", "scale").create_group(part, zarr_format=3)
         for name, arguments in arrays.items():
             fill = UNWRITTEN.get(name, 0)
-            create_ome_zarr(part / name, block=block, fill_value=fill, **arguments)
+            create_ome_zarr(part / name, block=output.block, fill_value=fill, **arguments)
         root.create_group(PROGRESS).attrs["settings"] = settings
         if target.exists():
             shutil.rmtree(target)
@@ -265,41 +220,28 @@ def _create(
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(output: Output) -> Iterator[None]:
     """Refuse an output that another run is writing, as far as system and disk know of locks."""
     if fcntl is None:
         yield
         return
-    folder = os.open(target / PROGRESS, os.O_RDONLY)
+    folder = os.open(output.file(""), os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FileExistsError(f"{target} is being written by another run") from error
+            raise FileExistsError(f"{output.path} is being written by another run") from error
         except OSError as error:  # a file system without locks
-            logger.debug("%s cannot be locked: %s", target, error)
+            logger.debug("%s cannot be locked: %s", output.path, error)
         yield
     finally:
         os.close(folder)
 
 
-def finish_output(output: Output) -> None:
-    """Note that nothing is left to do."""
-    group = scale_package("zarr").open_group(output.path / PROGRESS, mode="r+")
-    group.attrs["complete"] = True
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file, completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, durable=False) as temporary:
-        temporary.write_bytes(content)
-
-
-def _obstacle(target: Path, settings: dict[str, Any]) -> str | None:
+def _obstacle(output: Output, settings: dict[str, Any]) -> str | None:
     """Say why an output is not to be gone on with; None if it was begun so and is not finished."""
     try:
-        notes = dict(scale_package("zarr").open_group(target / PROGRESS, mode="r").attrs)
+        notes = dict(extra_package("zarr", "scale").open_group(output.file(""), mode="r").attrs)
     except ValueError:  # no JSON
         return "has damaged notes; overwrite it or choose another target"
     before = notes.get("settings", {})

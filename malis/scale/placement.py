@@ -20,7 +20,7 @@ UNITS = {  # in nanometres; lengths without a unit are nanometres
     **dict.fromkeys(("pm", "picometer"), 1e-3),
     **dict.fromkeys(("å", "angstrom"), 0.1),
 }
-SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+Lengths = tuple[float, float, float]
 
 
 class Placement(NamedTuple):
@@ -37,72 +37,45 @@ class Placement(NamedTuple):
     """
 
     order: tuple[int, ...]
-    resolution: tuple[float, ...] | None
-    offset: tuple[float, ...] | None
+    resolution: Lengths | None = None
+    offset: Lengths | None = None
 
 
 def placement_of_array(
-    name: str,
-    shape: tuple[int, ...],
-    attributes: Mapping[str, Any],
-    axes: Sequence[Any] | None = None,
+    name: str, shape: tuple[int, ...], attributes: Mapping[str, Any], axes: Any = None
 ) -> Placement:
-    """Read the attributes of an array.
+    """Read the attributes of an array, which messages call `name`.
 
-    Parameters
-    ----------
-    name : str
-        What messages call the array.
-    shape : tuple of int
-        As stored.
-    attributes : mapping
-        ``resolution`` or ``voxel_size``, ``offset``, in the unit(s) of ``units`` or ``unit``, in
-        the order of ``axis_names``; by default nm and (z, y, x).
-    axes : sequence of str, optional
-        Names of the axes if the attributes have none.
-
-    Returns
-    -------
-    Placement
+    They are ``resolution`` or ``voxel_size``, and ``offset``, in the unit(s) of ``units`` or
+    ``unit``, in the order of ``axis_names``; by default nm, and the names that `axes` gives.
 
     Raises
     ------
     ValueError
         If the axes are not those of a volume, or an attribute is not what it should be.
     """
-    names = attributes.get("axis_names", axes)
-    order = order_of_axes(name, shape, names)
+    order = order_of_axes(name, shape, attributes.get("axis_names", axes))
     space = [sorted(order[-3:]).index(axis) for axis in order[-3:]]  # place among stored z, y, x
-    found: dict[str, tuple[float, ...] | None] = {"resolution": None, "offset": None}
-    for what, keys in {"resolution": ("resolution", "voxel_size"), "offset": ("offset",)}.items():
-        for key in keys:
-            if attributes.get(key) is not None and found[what] is None:
-                units = attributes.get("units", attributes.get("unit"))
-                values = _lengths(f"{name}: the attribute {key}", attributes[key], units)
-                found[what] = _checked(name, key, values[space], positive=what == "resolution")
-    return Placement(order, **found)
+    units = attributes.get("units", attributes.get("unit"))
+
+    def read(*keys: str) -> Lengths | None:
+        key = next((key for key in keys if attributes.get(key) is not None), None)
+        if key is None:
+            return None
+        what, positive = f"{name}: the attribute {key}", key != "offset"
+        lengths = _lengths(what, attributes[key], units, positive=positive)
+        return tuple(lengths[axis] for axis in space)
+
+    return Placement(order, read("resolution", "voxel_size"), read("offset"))
 
 
 def placement_of_image(
     name: str, shape: tuple[int, ...], image: Mapping[str, Any], level: str
 ) -> Placement:
-    """Read the metadata of an OME-Zarr image, version 0.1 to 0.5.
+    """Read the metadata of a level of an OME-Zarr image, version 0.1 to 0.5.
 
-    Parameters
-    ----------
-    name : str
-        What messages call the image.
-    shape : tuple of int
-        Of the level, as stored.
-    image : mapping
-        One of its ``multiscales``.
-    level : str
-        Path of the level in the group.
-
-    Returns
-    -------
-    Placement
-        Without resolution where the version knows none.
+    `image` is one of the ``multiscales`` of a group, `level` the path of an array there, `shape`
+    its shape as stored. A version without scales gives a placement without resolution.
 
     Raises
     ------
@@ -111,9 +84,10 @@ def placement_of_image(
     """
     try:
         axes = image.get("axes") or "tczyx"  # before version 0.3
-        names = [axis if isinstance(axis, str) else axis["name"] for axis in axes]
-        units = ["" if isinstance(axis, str) else axis.get("unit") for axis in axes]
-        dataset = next(each for each in image["datasets"] if each["path"] == level)
+        axes = [{"name": axis} if isinstance(axis, str) else axis for axis in axes]
+        names = [axis["name"] for axis in axes]
+        units = [axis.get("unit") for axis in axes]
+        dataset = next(each for each in image["datasets"] if str(each["path"]) == level)
         steps = list(dataset.get("coordinateTransformations") or [])
         steps += image.get("coordinateTransformations") or []
         resolution, offset = np.ones(len(names)), np.zeros(len(names))
@@ -123,34 +97,26 @@ def placement_of_image(
                 resolution, offset = resolution * factor, offset * factor
             elif step["type"] == "translation":
                 offset = offset + _one_each(step["translation"], names)
-    except SHAPE_ERRORS as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{name} has multiscales metadata that cannot be read: {error!r}"
         ) from error
     order = order_of_axes(name, shape, names)
+    if not any(step["type"] == "scale" for step in steps):
+        return Placement(order)
     space = list(order[-3:])
     units = [units[axis] for axis in space]
-    if not any(step["type"] == "scale" for step in steps):
-        return Placement(order, None, None)
-    resolution = _lengths(f"{name}: its scale", resolution[space], units)
-    offset = _lengths(f"{name}: its translation", offset[space], units)
     return Placement(
         order,
-        _checked(name, "scale", resolution, positive=True),
-        _checked(name, "translation", offset),
+        _lengths(f"{name}: its scale", resolution[space], units, positive=True),
+        _lengths(f"{name}: its translation", offset[space], units),
     )
 
 
 def order_of_axes(name: str, shape: tuple[int, ...], names: Any = None) -> tuple[int, ...]:
     """Return the stored axes that are (z, y, x) or (c, z, y, x).
 
-    Parameters
-    ----------
-    name : str
-        What messages call the array.
-    shape : tuple of int
-    names : sequence of str, optional
-        Of the axes. Without names that say otherwise, the last three are z, y and x.
+    Without names of the axes that say otherwise, the last three are z, y and x.
 
     Raises
     ------
@@ -175,16 +141,14 @@ def order_of_axes(name: str, shape: tuple[int, ...], names: Any = None) -> tuple
 
 def chosen_place(
     name: str, found: Placement, resolution: Sequence[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> tuple[Lengths, Lengths]:
     """Return resolution and offset; a resolution that the user names wins, and says so."""
     if resolution is not None:
-        wanted = _checked(name, "resolution", np.asarray(resolution, float), positive=True)
+        wanted = _lengths(f"{name}: the resolution", resolution, positive=True)
         if found.resolution is not None and not np.allclose(wanted, found.resolution, rtol=1e-6):
             logger.warning(
                 "%s: voxels are taken to be %s nm, but its metadata say %s",
-                name,
-                wanted,
-                found.resolution,
+                *(name, wanted, found.resolution),
             )
         found = found._replace(resolution=wanted)
     if found.resolution is None:
@@ -195,20 +159,21 @@ def chosen_place(
     return found.resolution, found.offset or (0.0, 0.0, 0.0)
 
 
-def _lengths(what: str, values: Any, units: Any) -> np.ndarray:
+def _lengths(what: str, values: Any, units: Any = None, *, positive: bool = False) -> Lengths:
     """Return three lengths in nm."""
     try:
         numbers = np.array(values, dtype=float)
     except (TypeError, ValueError):
         numbers = np.zeros(0)
-    if numbers.shape != (3,):
+    good = numbers.shape == (3,) and np.isfinite(numbers).all()
+    if not good or (positive and (numbers <= 0).any()):
         shown = values.tolist() if hasattr(values, "tolist") else values
-        raise ValueError(f"{what} must be 3 numbers (z, y, x), got {shown!r}")
+        kind = "positive numbers" if positive else "numbers"
+        raise ValueError(f"{what} must be 3 {kind} (z, y, x), got {shown!r}")
     units = [units] * 3 if units is None or isinstance(units, str | bytes) else list(units)[-3:]
-    factors = [_nanometres(what, unit) for unit in units]
-    if len(factors) != 3:
+    if len(units) != 3:
         raise ValueError(f"{what} must have one unit or 3, got {units}")
-    return numbers * factors
+    return tuple((numbers * [_nanometres(what, unit) for unit in units]).tolist())
 
 
 def _one_each(values: Any, axes: Sequence[str]) -> np.ndarray:
@@ -228,15 +193,3 @@ def _nanometres(what: str, unit: Any) -> float:
     if factor is None:
         raise ValueError(f"{what} is in {unit!r}, which is no unit of length that is known here")
     return factor
-
-
-def _checked(
-    name: str, key: str, values: np.ndarray, *, positive: bool = False
-) -> tuple[float, ...]:
-    good = np.isfinite(values).all() and (not positive or (values > 0).all())
-    if values.shape != (3,) or not good:
-        kind = "a positive resolution" if positive else "an offset"
-        raise ValueError(
-            f"{name} must have {kind} of 3 numbers (z, y, x) in nm, got the {key} {values.tolist()}"
-        )
-    return tuple(values.tolist())

@@ -3,16 +3,17 @@
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from malis._checks import extra_package
 from malis.scale.cluster import connect, run_step
 from malis.scale.graph import agglomerate_blocks
-from malis.scale.memory import check_memory, memory_limit
-from malis.scale.output import Output, begin_output, finish_output
+from malis.scale.ome_zarr import pyramid
+from malis.scale.output import Output, begin_output
 from malis.scale.stages import (
     Recipe,
     average_block,
@@ -22,130 +23,143 @@ from malis.scale.stages import (
     predict_block,
     sampled_inside,
 )
-from malis.scale.volumes import StoredArray, pyramid
+from malis.scale.volumes import StoredArray
 
 logger = logging.getLogger(__name__)
 
-
-class Options(NamedTuple):
-    """What does not change the result; see `malis.scale.segment_volume`."""
-
-    workers: int
-    scheduler: str | None
-    memory_per_worker: str | int | None
-    overwrite: bool
-    progress: bool
+VERSION = 7  # raise it when the same settings give another result, or files, than before
 
 
 @dataclass
 class Run:
-    """A run at work.
-
-    Attributes
-    ----------
-    output : Output
-    client : distributed.Client or None
-    progress : bool
-        Show progress bars.
-    memory_needed, memory_limit : int or None
-        Of a worker, in bytes.
-    begin : float
-        When it began.
-    """
+    """A run at work: on an output, by a Dask client or in this process, since a time."""
 
     output: Output
     client: Any
     progress: bool
-    memory_needed: int
-    memory_limit: int | None
-    begin: float = field(default_factory=time.perf_counter)
+    begin: float
+    facts: dict[str, Any]  # what its report says besides
+
+    def step(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Call ``work(output, *arguments, block)`` for all blocks for which it is not done."""
+        work = functools.partial(work, self.output, *arguments)
+        run_step(self.output, name, work, self.client, progress=self.progress)
 
     def predict(
         self,
         source: StoredArray,
-        checkpoint: Path,
+        checkpoint: str | Path,
         tile: int | Sequence[int] | None,
         device: str | None,
     ) -> None:
         """Do the step from raw data to affinities."""
-        self._step("affinities", predict_block, source, checkpoint, tile, device)
+        path = Path(checkpoint).absolute()
+        self.step("affinities", predict_block, source, path, tile, device)
 
     def segment(
         self, affinities: StoredArray | None, recipe: Recipe, threshold: float, linkage: str
     ) -> None:
         """Do the steps from affinities, by default the output's own, to labels."""
         if recipe.inside is None:
-            self._step("averages", average_block, affinities, recipe)
+            self.step("averages", average_block, affinities, recipe)
             recipe = recipe._replace(inside=sampled_inside(self.output))
-        self._step("fragments", fragment_block, affinities, recipe)
-        self._step("boundaries", boundary_block, affinities, recipe)
+        self.step("fragments", fragment_block, affinities, recipe)
+        self.step("boundaries", boundary_block, affinities, recipe)
         agglomerate_blocks(self.output, linkage=linkage, threshold=threshold, link=recipe.link)
         levels = pyramid(self.output.shape, self.output.block, recipe.resolution)
-        self._step("segmentation", label_block, levels)
+        self.step("segmentation", label_block, levels)
 
-    def report(self) -> dict[str, Any]:
-        """Note that the output is complete, and say what it took."""
-        finish_output(self.output)
-        steps = sorted(path.stem for path in self.output.file("").glob("*.txt"))
-        notes = {step: self.output.done(step).values() for step in steps}
-        peaks = [note.peak_memory for step in notes.values() for note in step]
+    def finish(self) -> dict[str, Any]:
+        """Note that nothing is left to do, and report; see `malis.scale.segment_volume`."""
+        self.output.complete()
         return {
             "target": str(self.output.path),
             "n_blocks": self.output.n_blocks,
             "seconds": time.perf_counter() - self.begin,
-            "cpu_seconds": {s: sum(n.cpu_seconds for n in notes[s]) for s in notes},
-            "memory_needed": self.memory_needed,
-            "memory_limit": self.memory_limit,
-            "memory_peak": max(peaks, default=0),
+            **self.facts,
         }
-
-    def _step(self, name: str, work: Any, *arguments: Any) -> None:
-        work = functools.partial(work, self.output, *arguments)
-        run_step(self.output, name, work, self.client, progress=self.progress)
 
 
 @contextmanager
 def start(
+    source: StoredArray,
     target: str | Path,
+    block: tuple[int, ...],
     settings: dict[str, Any],
     arrays: dict[str, dict[str, Any]],
-    *,
-    shape: tuple[int, ...],
-    block: tuple[int, ...],
     memory_needed: int,
-    options: Options,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_per_worker: str | int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> Iterator[Run]:
     """Begin an output or go on with it, and start workers or connect to them.
 
-    Parameters
-    ----------
-    target, settings, arrays, shape, block
-        See `begin_output`.
-    memory_needed : int
-        Of a worker, in bytes.
-    options : Options
-
-    Yields
-    ------
-    Run
+    `settings` are what the result depends on besides source and block, as JSON; `arrays` has for
+    every array to create its name and arguments of `create_ome_zarr`, of which others follow from
+    source and block; a worker needs `memory_needed` bytes. See `malis.scale.segment_volume` for the
+    rest.
 
     Raises
     ------
     ValueError
-        If options contradict each other, or a worker's memory is too small for a block.
+        If options contradict each other, the target is none, or a worker's memory is too small for
+        a block.
     """
-    if options.workers < 0:
-        raise ValueError(f"workers must not be negative, got {options.workers}")
-    if options.scheduler is not None and options.memory_per_worker is not None:
+    begin = time.perf_counter()
+    if "://" in str(target):
+        raise ValueError(f"target must be a folder that all workers see, got {target}")
+    place = Path(source.path).resolve() / source.dataset
+    if "://" not in source.path and place.is_relative_to(Path(target).resolve()):
+        raise ValueError(f"the target {target} holds the source {source.name}: take another name")
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
+    if scheduler is not None and memory_per_worker is not None:
         raise ValueError("memory_per_worker is for a local cluster; set it where workers start")
     limit = None
-    if options.scheduler is None and options.workers > 0:
-        limit = memory_limit(options.workers, options.memory_per_worker)
-        check_memory(memory_needed, limit, block)
-    begun = begin_output(
-        target, settings, arrays, shape=shape, block=block, overwrite=options.overwrite
-    )
-    with begun as output, connect(options.workers, options.scheduler, limit) as client:
+    if scheduler is None and workers > 0:
+        limit = _memory_limit(workers, memory_per_worker)
+        if memory_needed > limit:
+            raise ValueError(
+                f"block {block} needs up to {memory_needed / 2**30:.2f} GiB a worker, but a worker "
+                f"has {limit / 2**30:.2f} GiB; choose a smaller block or tile, or more memory per "
+                "worker"
+            )
+    place = {"resolution": source.resolution, "offset": source.offset}
+    arrays = {name: place | arguments for name, arguments in arrays.items()}
+    settings = {"version": VERSION, "source": _identity(source), "block": block, **settings}
+    output = Output(Path(target).absolute(), source.shape[-3:], block)
+    with (
+        begin_output(output, settings, arrays, overwrite),
+        connect(workers, scheduler, limit) as client,
+    ):
         needed = memory_needed / 2**30
         logger.info("%d blocks; a worker needs up to %.2f GiB", output.n_blocks, needed)
-        yield Run(output, client, options.progress, memory_needed, limit)
+        facts = {"memory_needed": memory_needed, "memory_limit": limit}
+        yield Run(output, client, progress, begin, facts)
+
+
+def _memory_limit(workers: int, memory_per_worker: str | int | None) -> int:
+    """Return what a worker may use, in bytes: by default its share of most of the machine's."""
+    if memory_per_worker is not None:
+        return int(extra_package("dask.utils", "scale").parse_bytes(memory_per_worker))
+    return int(0.9 * extra_package("distributed.system", "scale").MEMORY_LIMIT / workers)
+
+
+def _identity(source: StoredArray) -> list[Any]:
+    """Say which volume it is, and which version of it.
+
+    Of a file, that is its size and when it was changed; of a Zarr folder, those of the array's
+    metadata, which tell an array that was created anew, but not one whose chunks were rewritten.
+    """
+    facts = [source.name, source.shape, str(source.dtype), source.resolution, source.offset]
+    facts += [source.grey_range] if source.grey_range else []
+    if "://" in source.path:
+        return facts
+    path = Path(source.path)
+    array = path / source.dataset
+    files = [path] if path.is_file() else [array / "zarr.json", array / ".zarray"]
+    states = [file.stat() for file in files if file.exists()]
+    return [*facts, *((state.st_size, state.st_mtime_ns) for state in states)]

@@ -4,27 +4,25 @@ Each function reads what it needs, with a halo, and writes the block's own voxel
 """
 
 import functools
-import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from malis.affinity import edge_slices
 from malis.inference.neighbours import neighbours_of, stack_neighbours
 from malis.inference.own_unet import FullyConvolutional
 from malis.inference.tiles import predict
-from malis.scale.blocks import Block, Box, grow, size_of, within
-from malis.scale.output import Output, write_file
+from malis.scale.blocks import Block, Box, grow, within
+from malis.scale.output import Output, new_file
 from malis.scale.volumes import StoredArray
 from malis.segmentation.grid import as_affinities, edges_of_all_axes, mean_of_neighbours
 from malis.segmentation.numbering import compact
 from malis.segmentation.oversegmentation import FragmentSteps, fragment_steps, inside_of
 from malis.segmentation.regions import group_by_pair
 from malis.training.checkpoint import Model, load_model
+from malis.training.loop import choose_device
 
 SAMPLE = 2**22  # voxels that the threshold of the fragments comes from
 
@@ -94,7 +92,7 @@ def predict_block(
     outer = tuple(slice(-(-a.start // s) * s, a.stop) for a, s in zip(outer, stride, strict=True))
     raw = stack_neighbours(source[outer], neighbours_of(net))
     try:
-        affinities = predict(net, raw, tile=tile, device=device or _own_device(), progress=False)
+        affinities = predict(net, raw, tile=tile, device=device or choose_device(), progress=False)
     except ValueError as error:
         begin = [side.start for side in outer]
         raise ValueError(f"{error} (voxels counted from {begin})") from error
@@ -106,19 +104,18 @@ def average_block(
 ) -> None:
     """Keep a sample of the average affinities of a block's voxels."""
     outer = grow(block.box, (1, 1, 1), output.shape)
-    values, offsets = as_affinities(read_affinities(output, affinities, outer), recipe.offsets)
+    values, offsets = as_affinities(_read_affinities(output, affinities, outer), recipe.offsets)
     edges = edges_of_all_axes(values.shape[1:], offsets, recipe.per_section)
     average = mean_of_neighbours(values, edges)[within(block.box, outer)].ravel()
     wanted = max(SAMPLE // output.n_blocks, 64)
-    content = io.BytesIO()
-    np.save(content, average[:: -(-average.size // wanted)])
-    write_file(output.file(f"averages/{block.name}.npy"), content.getvalue())
+    with new_file(output.file_of("averages", block)) as file:
+        np.savez(file, average=average[:: -(-average.size // wanted)])
 
 
 def sampled_inside(output: Output) -> float:
     """Choose the threshold of the fragments, one for all blocks, from their samples."""
-    samples = [np.load(output.file(f"averages/{block.name}.npy")) for block in output.blocks]
-    return inside_of(np.concatenate(samples))
+    tables = output.read_tables("averages")
+    return inside_of(np.concatenate([table["average"] for table in tables]))
 
 
 def fragment_block(
@@ -127,7 +124,7 @@ def fragment_block(
     """Cut a block into fragments and name them by their seeds."""
     outer = grow(block.box, recipe.halo, output.shape)
     steps = fragment_steps(
-        read_affinities(output, affinities, outer),
+        _read_affinities(output, affinities, outer),
         recipe.offsets,
         threshold=recipe.inside,
         sampling=recipe.resolution,
@@ -145,19 +142,8 @@ def name_fragments(steps: FragmentSteps, box: Box, shape: tuple[int, ...]) -> np
     blocks that see the same seed name it alike, without knowing of each other: a fragment that
     crosses their face is one fragment. A fragment without a seed is named by its own first voxel.
 
-    Parameters
-    ----------
-    steps : FragmentSteps
-        Of the voxels of a box.
-    box : (3,) tuple of slice
-        Where they lie in the volume.
-    shape : (3,) tuple of int
-        Size of the volume.
-
-    Returns
-    -------
-    (N + 1,) uint64 array
-        The id of every fragment 0 ... N; 0 stays 0.
+    `box` is where the voxels lie in the volume, `shape` its size. Returned are the ids of the
+    fragments 0 ... N, (N + 1,) uint64; 0 stays 0.
     """
     names = np.zeros(int(steps.fragments.max(initial=0)) + 1, dtype=np.uint64)
     for labels in (steps.fragments, steps.seeds):  # where there is a seed, its name replaces
@@ -182,7 +168,7 @@ def boundary_block(
     inner = within(block.box, outer)
     fragments = output.read("fragments", outer)
     numbers, ids = compact(fragments)
-    values = read_affinities(output, affinities, block.box)
+    values = _read_affinities(output, affinities, block.box)
     pairs, weights = [np.zeros((2, 0), np.int32)], [np.zeros(0, np.float32)]
     for channel, offset in enumerate(recipe.offsets):
         if np.abs(offset).sum() != 1 or (recipe.sections and offset[0]):
@@ -204,31 +190,31 @@ def boundary_block(
         pair = (numbers[ends][both] - 1) * np.int64(len(ids)) + numbers[own][both] - 1
         pair, counts = np.unique(pair, return_counts=True)
         overlaps = np.stack(np.divmod(pair, max(len(ids), 1)), axis=1)
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        pairs=ids[graph.edges],
-        contact=graph.contact,
-        total=graph.total,
-        maximum=graph.maximum,
-        ids=ids[present - 1],
-        sizes=sizes,
-        overlaps=ids[overlaps],
-        overlap_sizes=counts,
-    )
-    write_file(output.file(f"boundaries/{block.name}.npz"), content.getvalue())
+    with new_file(output.file_of("boundaries", block)) as file:
+        np.savez_compressed(
+            file,
+            pairs=ids[graph.edges],
+            contact=graph.contact,
+            total=graph.total,
+            maximum=graph.maximum,
+            ids=ids[present - 1],
+            sizes=sizes,
+            overlaps=ids[overlaps],
+            overlap_sizes=counts,
+        )
 
 
 def label_block(output: Output, levels: list[tuple[int, int, int]], block: Block) -> None:
     """Replace the fragments of a block by the segments that they became part of."""
-    fragments, where = np.unique(output.read("fragments", block.box), return_inverse=True)
+    fragments = output.read("fragments", block.box)
     ids = np.load(output.file("fragments.npy"), mmap_mode="r")  # tables of the whole volume
     segments = np.load(output.file("segments.npy"), mmap_mode="r")
-    table = np.zeros(len(fragments), dtype=np.uint64)
-    known = fragments > 0
-    table[known] = segments[np.searchsorted(ids, fragments[known])]
-    labels = table[where].reshape(size_of(block.box))
-    for level, factor in enumerate(levels):
+    present, where = np.unique(fragments, return_inverse=True)
+    known = present > 0
+    table = np.zeros(len(present), dtype=np.uint64)
+    table[known] = segments[np.searchsorted(ids, present[known])]
+    labels = table[where].reshape(fragments.shape)
+    for level, factor in reversed(list(enumerate(levels))):  # the finest says that all are done
         coarse = tuple(
             slice(side.start // f, -(-side.stop // f))
             for side, f in zip(block.box, factor, strict=True)
@@ -237,17 +223,11 @@ def label_block(output: Output, levels: list[tuple[int, int, int]], block: Block
         output.write("segmentation", coarse, labels[every], level)
 
 
-def read_affinities(output: Output, source: StoredArray | None, box: Box) -> np.ndarray:
+def _read_affinities(output: Output, source: StoredArray | None, box: Box) -> np.ndarray:
     """Read affinities, from the output itself unless they come from elsewhere."""
     if source is None:
         return output.read("affinities", box)
-    values = source[(slice(None), *box)]
-    return values / np.float32(255) if values.dtype == np.uint8 else values.astype(np.float32)
-
-
-def file_checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return source[(slice(None), *box)].astype(np.float32, copy=False)
 
 
 def _edges_of_block(inner: Box, shape: tuple[int, ...], offset: tuple[int, ...]) -> tuple[Box, Box]:
@@ -265,8 +245,3 @@ def _edges_of_block(inner: Box, shape: tuple[int, ...], offset: tuple[int, ...])
 def _load(path: str, modified: int) -> Model:
     """Load a network once per process and version of its file."""
     return load_model(path)
-
-
-def _own_device() -> str:
-    """Return where this worker computes: on its GPU if it has one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from malis.scale.packages import scale_package
-from malis.scale.volumes import StoredArray
+from malis._checks import extra_package
+from malis.scale.volumes import StoredArray, check_kind
 
 LOOPBACK = "127.0.0.1"
 IN_MEMORY = 1 << 29  # bytes; smaller volumes are read at once, and their segments get meshes
+KINDS = {"raw": "raw", "affinities": "affinities", "truth": "labels", "segmentation": "labels"}
 GREY = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }"
+COLOUR = "void main() {{ emitRGB(vec3(getDataValue(0), getDataValue({}), getDataValue({}))); }}"
 
 
 def open_viewer(
@@ -50,7 +52,7 @@ def open_viewer(
     Raises
     ------
     ValueError
-        If a volume is not on raw's grid or has another number of axes, or labels are not integers.
+        If a volume is not on raw's grid, or not of its kind.
     OSError
         If the address cannot be listened at.
     ModuleNotFoundError
@@ -59,37 +61,35 @@ def open_viewer(
     volumes = {"raw": raw, "affinities": affinities, "truth": truth, "segmentation": segmentation}
     volumes = {name: volume for name, volume in volumes.items() if volume is not None}
     for name, volume in volumes.items():
-        _check_kind(name, volume)
-        check_inside(raw, volume)
-    neuroglancer = scale_package("neuroglancer")
+        check_kind(volume, KINDS[name])
+        _check_inside(raw, volume)
+    neuroglancer = extra_package("neuroglancer", "scale")
     neuroglancer.set_server_bind_address(bind, port)
     try:
         viewer = neuroglancer.Viewer()
     except OSError as error:
         raise OSError(f"cannot listen at {bind}, port {port}: {error.strerror}") from error
+    shown = [name for name in volumes if name != "raw"]
+    middle = volumes.get("segmentation", raw)
+    sides = zip(middle.offset, middle.shape[-3:], raw.resolution, strict=True)
     with viewer.txn() as state:
         state.dimensions = _space(neuroglancer, "xyz", raw.resolution[::-1])
-        state.position = _middle(volumes.get("segmentation", raw), raw)[::-1]
+        state.position = [offset / side + n // 2 + 0.5 for offset, n, side in sides][::-1]
         for name, volume in volumes.items():
             state.layers[name] = _layer(neuroglancer, name, volume)
-        state.layout = _layout(neuroglancer, list(volumes))
+        state.layout = "4panel"
+        if len(shown) > 1:  # what is compared stands side by side, over the same raw data
+            state.layout = neuroglancer.row_layout(
+                [neuroglancer.LayerGroupViewer(layers=["raw", x], layout="xy") for x in shown]
+            )
     return viewer
 
 
-def check_inside(raw: StoredArray, other: StoredArray) -> None:
+def _check_inside(raw: StoredArray, other: StoredArray) -> None:
     """Raise a ValueError unless a volume has raw's voxels and lies inside of raw.
 
     It may be smaller than raw, as the labels of padded CREMI samples are, if its offset says where
     it begins.
-
-    Parameters
-    ----------
-    raw, other : StoredArray
-
-    Raises
-    ------
-    ValueError
-        If resolutions disagree, shapes disagree at one offset, or `other` reaches beyond `raw`.
     """
     shape = other.shape[-3:]
     if not np.allclose(raw.resolution, other.resolution, rtol=1e-6):
@@ -109,26 +109,16 @@ def check_inside(raw: StoredArray, other: StoredArray) -> None:
         )
 
 
-def _check_kind(name: str, volume: StoredArray) -> None:
-    axes = 4 if name == "affinities" else 3
-    if len(volume.shape) != axes:
-        raise ValueError(f"{name} must have {axes} axes, got {volume.name} {volume.shape}")
-    if name in ("segmentation", "truth") and volume.dtype.kind not in "ui":
-        raise ValueError(f"{name} must hold integers, got {volume.name} of {volume.dtype}")
-
-
 def _layer(neuroglancer: Any, name: str, volume: StoredArray) -> Any:
     """Return a layer whose voxels lie where they lie in the tissue."""
-    labels = name in ("segmentation", "truth")
-    channels = volume.shape[:-3]
+    labels, channels = KINDS[name] == "labels", volume.shape[:-3]
     small = math.prod(volume.shape) * volume.dtype.itemsize <= IN_MEMORY
-    place = [x / side for x, side in zip(volume.offset, volume.resolution, strict=True)]
-    space = _space(neuroglancer, "zyx", volume.resolution, channels)
+    space = _space(neuroglancer, "zyx", volume.resolution, len(channels))
     matrix = np.eye(space.rank, space.rank + 1)
-    matrix[-3:, -1] = place
+    matrix[-3:, -1] = np.divide(volume.offset, volume.resolution)
     source = neuroglancer.LayerDataSource(
         neuroglancer.LocalVolume(
-            _exact(volume[:]) if small else _Lazy(volume),
+            _Lazy(volume)[:] if small else _Lazy(volume),
             dimensions=space,
             volume_type="segmentation" if labels else "image",
         ),
@@ -138,60 +128,29 @@ def _layer(neuroglancer: Any, name: str, volume: StoredArray) -> Any:
         return neuroglancer.SegmentationLayer(source=source, selected_alpha=0.35)
     if not channels:
         return neuroglancer.ImageLayer(source=source, shader=GREY)
-    colours = [f"getDataValue({min(c, channels[0] - 1)})" for c in range(3)]
-    return neuroglancer.ImageLayer(
-        source=source,
-        shader=f"void main() {{ emitRGB(vec3({', '.join(colours)})); }}",
-        opacity=1.0,
-    )
+    shader = COLOUR.format(*(min(c, channels[0] - 1) for c in (1, 2)))
+    return neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)
 
 
-def _layout(neuroglancer: Any, names: list[str]) -> Any:
-    """Put everything that is compared side by side, over the same raw data."""
-    shown = [name for name in names if name != "raw"]
-    if len(shown) < 2:
-        return "4panel"
-    return neuroglancer.row_layout(
-        [neuroglancer.LayerGroupViewer(layers=["raw", name], layout="xy") for name in shown]
-    )
-
-
-def _space(
-    neuroglancer: Any, names: str, resolution: tuple[float, ...], channels: tuple[int, ...] = ()
-) -> Any:
+def _space(neuroglancer: Any, names: str, resolution: tuple[float, ...], channels: int = 0) -> Any:
     """Return axes with their units; "c^" is an axis that a shader sees as a whole."""
     return neuroglancer.CoordinateSpace(
-        names=["c^" for _ in channels] + list(names),
-        units=["" for _ in channels] + ["nm"] * 3,
-        scales=[1 for _ in channels] + list(resolution),
+        names=["c^"] * channels + list(names),
+        units=[""] * channels + ["nm"] * 3,
+        scales=[1] * channels + list(resolution),
     )
-
-
-def _middle(volume: StoredArray, raw: StoredArray) -> list[float]:
-    """Return the middle of a volume, in raw's voxels from 0 nm."""
-    sides = zip(volume.offset, volume.shape[-3:], raw.resolution, strict=True)
-    return [offset / side + (n // 2 + 0.5) for offset, n, side in sides]
-
-
-def _exact(values: np.ndarray) -> np.ndarray:
-    """Return labels in a type that the viewer has; it knows no int64."""
-    if values.dtype.kind == "i" and values.dtype.itemsize == 8:
-        return values.view(np.uint64)
-    return values
 
 
 class _Lazy:
-    """A volume whose voxels are read when they come into sight."""
+    """A volume whose voxels are read when they come into sight; the viewer knows no int64."""
 
     def __init__(self, volume: StoredArray) -> None:
         self.volume, self.shape = volume, volume.shape
-        signed = volume.dtype == np.int64
-        self.dtype = np.dtype(np.uint64) if signed else volume.dtype
+        self.dtype = np.dtype(np.uint64) if volume.dtype == np.int64 else volume.dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return _exact(self.volume[index])
+        return self.volume[index].view(self.dtype)
 
     def transpose(self) -> Any:
         """Refuse a mesh, for which the whole volume would have to be read."""
-        local_volume = scale_package("neuroglancer.local_volume")
-        raise local_volume.MeshesNotSupportedForVolume
+        raise extra_package("neuroglancer", "scale").local_volume.MeshesNotSupportedForVolume

@@ -17,9 +17,7 @@ import numpy as np
 
 from cremi_eval.datasets import use_filters
 from malis.inference.grey_values import GreyRange, choose_range, sample_voxels, to_bytes
-from malis.scale.datasets import Found
-from malis.scale.hdf5_files import find_in_hdf5, hdf5_file
-from malis.scale.ome_zarr import create_ome_zarr, pyramid
+from malis.scale.datasets import Found, find_in_hdf5, hdf5_file
 from malis.scale.placement import (
     Placement,
     chosen_place,
@@ -29,14 +27,11 @@ from malis.scale.placement import (
 )
 from malis.scale.zarr_folders import find_in_zarr, zarr_root
 
-__all__ = [
-    "StoredArray",
-    "create_ome_zarr",
-    "in_trained_range",
-    "offsets_in_volume",
-    "open_volume",
-    "pyramid",
-]
+KINDS = {  # axes, types, and what messages call them
+    "raw": ("(z, y, x)", "uif", "numbers"),
+    "labels": ("(z, y, x)", "ui", "integers"),
+    "affinities": ("(c, z, y, x)", "f", "floats or uint8"),
+}
 
 
 @dataclass
@@ -54,16 +49,17 @@ class StoredArray:
     shape : tuple of int
         (z, y, x), or with channels (C, z, y, x).
     dtype : numpy dtype
+        What is read; of grey values and affinities not always what is stored.
     resolution, offset : (3,) tuple of float
         Size of a voxel and place of the first one in nm, (z, y, x).
     attributes : dict
-        Further attributes of the array.
+        Of the array.
     order : tuple of int
         The stored axes that are those of the shape; others have length 1.
     has_offset : bool
         Whether the file names the offset; otherwise it is 0.
     grey_range : (2,) tuple of float, optional
-        Grey values that are read as 0 and 255, see `in_bytes`.
+        Grey values that are read as 0 and 255 in uint8; see `in_trained_range`.
     """
 
     path: str
@@ -72,7 +68,7 @@ class StoredArray:
     dtype: np.dtype
     resolution: tuple[float, ...]
     offset: tuple[float, ...]
-    attributes: dict[str, Any] = field(default_factory=dict, repr=False)
+    attributes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     order: tuple[int, ...] = ()
     has_offset: bool = True
     grey_range: GreyRange | None = None
@@ -94,11 +90,9 @@ class StoredArray:
         chunks = self._opened().chunks
         return None if chunks is None else tuple(chunks[axis] for axis in self.order)
 
-    def in_bytes(self, grey_range: GreyRange | None) -> "StoredArray":
-        """Return the volume as uint8, see `malis.inference.grey_values.to_bytes`."""
-        if grey_range is None:
-            return self
-        return replace(self, grey_range=grey_range, dtype=np.dtype(np.uint8))
+    def as_floats(self) -> "StoredArray":
+        """Return affinities that are stored as uint8, up to 255, as floats in [0, 1]."""
+        return replace(self, dtype=np.dtype(np.float32)) if self.dtype == np.uint8 else self
 
     def __getitem__(self, index: Any) -> np.ndarray:
         index = self._full_index(index if isinstance(index, tuple) else (index,))
@@ -109,7 +103,11 @@ class StoredArray:
         kept = [a for a, part in zip(self.order, index, strict=True) if not np.isscalar(part)]
         values = self._read(array, tuple(stored))
         values = values.transpose([sorted(kept).index(axis) for axis in kept])
-        return values if self.grey_range is None else to_bytes(values, self.grey_range)
+        if self.grey_range is not None:
+            return to_bytes(values, self.grey_range)
+        if self.dtype == np.float32 and values.dtype == np.uint8:
+            return values / np.float32(255)
+        return values
 
     def _full_index(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return an index with one number or slice for every axis."""
@@ -162,7 +160,7 @@ def open_volume(
         or else the only volume that there is.
     kind : {"raw", "labels", "affinities"}, optional
         What is wanted: raw data are numbers on three axes, labels integers on three axes,
-        affinities floats or uint8 on four.
+        affinities floats on four, or uint8 up to 255, which become floats.
     resolution : (3,) sequence of float, optional
         Size of a voxel in nm, (z, y, x), for files that do not name it. Where a file does, this
         one is taken, with a warning if they differ.
@@ -194,8 +192,8 @@ def open_volume(
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} has metadata that cannot be read: {error!r}") from error
     if kind is not None:
-        _check_kind(volume, kind)
-    return volume
+        check_kind(volume, kind)
+    return volume.as_floats() if kind == "affinities" else volume
 
 
 def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -206,16 +204,10 @@ def offsets_in_volume(offsets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...]
 def in_trained_range(
     source: StoredArray, card: Mapping[str, Any], wanted: Sequence[float | str] | None = None
 ) -> StoredArray:
-    """Return raw data with the black and white that a network was trained with.
+    """Return raw data with the black and white that a network was trained with, by its card.
 
-    Parameters
-    ----------
-    source : StoredArray
-        As it is if it has a range already.
-    card : mapping
-        Of the model; its ``grey_range``, if there is one.
-    wanted : (2,) sequence of float or str, optional
-        Another range; see `malis.inference.grey_values.choose_range`.
+    A source that has a range stays as it is; another range than the card's may be `wanted`, see
+    `malis.inference.grey_values.choose_range`.
 
     Raises
     ------
@@ -225,16 +217,17 @@ def in_trained_range(
     trained = card.get("grey_range")
     if source.grey_range or (source.dtype == np.uint8 and wanted is None and trained is None):
         return source
-    return source.in_bytes(choose_range(sample_voxels(source), wanted, trained, name=source.name))
+    chosen = choose_range(sample_voxels(source), wanted, trained, name=source.name)
+    if chosen is None:
+        return source
+    return replace(source, grey_range=chosen, dtype=np.dtype(np.uint8))
 
 
-def _check_kind(volume: StoredArray, kind: str) -> None:
-    axes = "(c, z, y, x)" if kind == "affinities" else "(z, y, x)"
+def check_kind(volume: StoredArray, kind: str) -> None:
+    """Raise a ValueError unless a volume can be what it is taken for; see `open_volume`."""
+    axes, types, said = KINDS[kind]
     if volume.ndim != axes.count(",") + 1:
         raise ValueError(f"{volume.name} must have the axes {axes} of {kind}, got {volume.shape}")
-    types, said = {"raw": ("uif", "numbers"), "labels": ("ui", "integers")}.get(
-        kind, ("f", "floats or uint8")
-    )
     if volume.dtype.kind not in types and (kind, volume.dtype) != ("affinities", np.uint8):
         raise ValueError(f"{volume.name} must hold {said}, as {kind} do, got {volume.dtype}")
 
@@ -255,7 +248,7 @@ def _stored(found: Found, resolution: Sequence[float] | None) -> StoredArray:
         tuple(array.shape[axis] for axis in placement.order),
         array.dtype,
         *chosen_place(name, placement, resolution),
-        attributes={k: v for k, v in array.attrs.items() if k not in ("resolution", "offset")},
+        attributes=dict(array.attrs),
         order=placement.order,
         has_offset=placement.offset is not None,
     )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malis._extras import extra_package
+from malis._checks import extra_package
 
 transforms = extra_package("monai.transforms", "train")
 

@@ -6,7 +6,8 @@ import zarr
 
 from benchmarks.derived_affinities import derive_affinities
 from malis import nearest_offsets
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.ome_zarr import create_ome_zarr
+from malis.scale.volumes import open_volume
 from malis.training.checkpoint import save_model
 from unet import UNet
 from unet.plain import PlainCNN

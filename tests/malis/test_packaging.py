@@ -90,11 +90,9 @@ class TestMissingPackages:
         for path in (ROOT / "malis").rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 named = getattr(getattr(node, "func", None), "id", "") if node else ""
-                if named not in ("extra_package", "scale_package"):
+                if named != "extra_package":
                     continue
                 values = [one.value for one in node.args if isinstance(one, ast.Constant)]
-                if named == "scale_package":
-                    values.append("scale")
                 if len(values) == 2:
                     found.add((values[0].partition(".")[0], values[1]))
         assert {("monai", "train"), ("zarr", "scale"), ("matplotlib", "notebooks")} <= found
@@ -151,7 +149,7 @@ class TestArchives:
         wheel, source = archives
         with zipfile.ZipFile(wheel) as file:
             top = {name.partition("/")[0] for name in file.namelist()}
-            assert "malis/loss.py" in file.namelist()
+            assert {"malis/loss.py", "malis/cli/sections.toml"} <= set(file.namelist())
         number = PROJECT["version"]
         assert top == {"malis", "unet", "cremi_eval", f"malis_segmentation-{number}.dist-info"}
         with tarfile.open(source) as file:

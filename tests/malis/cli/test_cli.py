@@ -61,9 +61,18 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def affinities(folder):
     """What the network predicts, by the function that the notebooks call."""
-    return predict(
-        malis.training.checkpoint.load_model("net.model").network, cells()[0], progress=False
-    )
+    return predict(load_model("net.model").network, cells()[0], progress=False)
+
+
+def means_of_views():
+    network, offsets = load_model("net.model").network, malis.nearest_offsets(2)
+    return predict_views(network, cells()[0], offsets, progress=False)
+
+
+def assert_same_objects(one, other):
+    """The same partition of the voxels, by whatever numbers."""
+    pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
 
 def read_ids(path):
@@ -136,25 +145,17 @@ class TestPredict:
             assert tuple(found.attrs["offset"]) == OFFSET
             np.testing.assert_array_equal(found.attrs["offsets"], [[0, -1, 0], [0, 0, -1]])
 
-    def test_a_tile_of_one_number(self, folder, affinities):
-        command = "predict sample.hdf out.hdf --checkpoint net.model --tile 32"
+    @pytest.mark.parametrize("tile", ["32", "32 36"])
+    def test_tiles(self, folder, affinities, tile):
+        command = f"predict sample.hdf out.h5 --checkpoint net.model --quiet --tile {tile}"
         assert main(command.split()) == 0
-        with h5py.File("out.hdf") as file:
-            np.testing.assert_allclose(file["affinities"], affinities, atol=1e-6)
-
-    def test_tiles(self, folder, affinities):
-        command = ["predict", "sample.hdf", "out.h5", "--checkpoint", "net.model", "--quiet"]
-        assert main([*command, "--tile", "32", "36"]) == 0
         np.testing.assert_allclose(open_part("out.h5", "affinities")[:], affinities, atol=1e-5)
 
     def test_views(self, folder, affinities):
         command = ["predict", "sample.hdf", "out.h5", "--checkpoint", "net.model", "--quiet"]
         assert main([*command, "--views"]) == 0
         found = open_part("out.h5", "affinities")[:]
-        network = malis.training.checkpoint.load_model("net.model").network
-        offsets = malis.nearest_offsets(2)
-        expected = predict_views(network, cells()[0], offsets, progress=False)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, means_of_views())
         assert np.abs(found - affinities)[:, :, 1:, 1:].max() > 1e-3
 
     def test_blocks(self, folder, affinities):
@@ -189,16 +190,8 @@ class TestSegment:
         )
 
     def test_sections_that_nothing_links(self, folder, affinities):
-        command = [
-            "segment",
-            "sample.hdf",
-            "out.hdf",
-            "--checkpoint",
-            "net.model",
-            "--quiet",
-            "--sections",
-        ]
-        assert main(command) == 0
+        command = "segment sample.hdf out.hdf --checkpoint net.model --quiet --sections"
+        assert main(command.split()) == 0
         labels = read_ids("out.hdf").data[:]
         np.testing.assert_array_equal(labels, self.expected(affinities, THRESHOLD, sections=True))
         for above, below in itertools.pairwise(labels):
@@ -206,9 +199,7 @@ class TestSegment:
         pytest.importorskip("dask", reason="needs requirements-scale.txt")
         blocks = "segment sample.hdf out.zarr --checkpoint net.model --workers 0 --quiet --sections"
         assert main(blocks.split()) == 0
-        by_block = open_part("out.zarr", "labels")[:]
-        pairs = np.unique(np.stack([labels.ravel(), by_block.ravel()]), axis=1)
-        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+        assert_same_objects(labels, open_part("out.zarr", "labels")[:])
 
     @pytest.mark.parametrize("resolution", [(40.0, 4.0, 4.0), (4.0, 4.0, 4.0)])
     def test_a_network_for_sections_with_affinities_across_them(self, folder, resolution):
@@ -233,24 +224,13 @@ class TestSegment:
         pytest.importorskip("dask", reason="needs requirements-scale.txt")
         blocks = ["--block", "2", "40", "48", "--workers", "0"]
         assert main(["segment", str(volume), "out.zarr", *command, *blocks]) == 0
-        by_block = open_part("out.zarr", "labels")[:]
-        pairs = np.unique(np.stack([expected.ravel(), by_block.ravel()]), axis=1)
-        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+        assert_same_objects(expected, open_part("out.zarr", "labels")[:])
 
     def test_views(self, folder):
-        command = [
-            "segment",
-            "sample.hdf",
-            "out.hdf",
-            "--checkpoint",
-            "net.model",
-            "--quiet",
-            "--views",
-        ]
-        assert main(command) == 0
-        network = malis.training.checkpoint.load_model("net.model").network
-        means = predict_views(network, cells()[0], malis.nearest_offsets(2), progress=False)
-        np.testing.assert_array_equal(read_ids("out.hdf").data, self.expected(means, THRESHOLD))
+        command = "segment sample.hdf out.hdf --checkpoint net.model --quiet --views"
+        assert main(command.split()) == 0
+        expected = self.expected(means_of_views(), THRESHOLD)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
 
     def test_from_affinities(self, folder, affinities):
         main(["predict", "sample.hdf", "affinities.hdf", "--checkpoint", "net.model", "--quiet"])

@@ -1,4 +1,4 @@
-import importlib.util
+import argparse
 import os
 import re
 import signal
@@ -25,7 +25,6 @@ from malis.cli.configuration import (
     parse_override,
     read_configuration,
 )
-from malis.cli.example import EXAMPLE
 from malis.composite import WindowLoss
 from malis.inference import predict
 from malis.labels import relabel_components
@@ -36,6 +35,7 @@ from malis.training.checkpoint import CHECKPOINT, load_model, read
 from unet import UNet
 
 ROOT = Path(__file__).parents[3]
+EXAMPLE = (ROOT / "malis/cli/sections.toml").read_text()
 CONFIGURATION = """
 [data]
 volumes = ["sample.hdf"]
@@ -337,20 +337,6 @@ class TestTraining:
 
 
 class TestTensorboard:
-    def test_every_step_is_logged(self, folder):
-        if importlib.util.find_spec("tensorboard") is None:
-            pytest.skip("needs tensorboard")
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        assert run("net.model", "--set", "training.steps=2") == 0
-        run("net.model", "--overwrite", "--restart")
-        events = EventAccumulator("net.model.tensorboard").Reload()
-        history = read(Path("net.model.checkpoint"), CHECKPOINT)["history"]
-        for name, steps in (("loss", [1, 2, 3, 4, 5, 6]), ("validation/cremi_score", [3, 6])):
-            assert [event.step for event in events.Scalars(name)] == steps
-        values = [event.value for event in events.Scalars("loss/AffinityCrossEntropy")]
-        np.testing.assert_allclose(values, history["training"]["loss/AffinityCrossEntropy"])
-
     def test_calls_of_the_writer(self, folder, monkeypatch):
         calls = []
 
@@ -366,7 +352,8 @@ class TestTensorboard:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
         assert run("net.model", "--set", "training.steps=3") == 0
         assert calls[0] == ("net.model.tensorboard", 1)
-        assert ("loss", 3) in calls and ("validation/cremi_score", 3) in calls
+        assert [step for name, step in calls if name == "loss/AffinityCrossEntropy"] == [1, 2, 3]
+        assert ("validation/cremi_score", 3) in calls
 
     def test_without_the_package(self, folder, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -486,7 +473,7 @@ class TestConfiguration:
         assert parse_override("a = [1, 2]") == ("a", [1, 2])
         assert parse_override("a=x=y") == ("a", "x=y")
         for wrong in ("a", "=3"):
-            with pytest.raises(ValueError, match="KEY=VALUE"):
+            with pytest.raises(argparse.ArgumentTypeError, match="KEY=VALUE"):
                 parse_override(wrong)
 
     def test_the_file_is_not_changed(self, folder):

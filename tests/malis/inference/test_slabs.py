@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +16,6 @@ from data.synthetic import make_sample, write_sample
 from malis.affinity import affinities_from_labels, existing_edges
 from malis.cli import main
 from malis.cli.configuration import check_configuration
-from malis.cli.example import SLABS
 from malis.inference import as_sections, as_slabs, predict, predict_views, stack_neighbours
 from malis.inference.views import all_views
 from malis.training import Augmentation, LabelledVolume, PatchDataset, train, validation_scores
@@ -26,6 +26,7 @@ from unet.geometry import plain_geometry
 from unet.network import FullyConvolutional
 
 OFFSETS = malis.nearest_offsets(3)
+SLABS = (Path(malis.__file__).parent / "cli/slabs.toml").read_text()
 SERIAL = (30.0, 6.0, 6.0)
 
 

@@ -14,9 +14,10 @@ from malis.scale import predict_volume, segment_affinities, segment_volume
 from malis.scale.blocks import cut_into_blocks, grow, within
 from malis.scale.graph import drop_hopeless, join_graphs
 from malis.scale.memory import forward_memory, memory_to_predict, memory_to_segment
+from malis.scale.ome_zarr import create_ome_zarr
 from malis.scale.output import Output
 from malis.scale.stages import Recipe, boundary_block, name_fragments
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.volumes import open_volume
 from malis.segmentation import (
     Hierarchy,
     agglomerate,
@@ -138,15 +139,8 @@ def test_blocks_whose_halo_covers_the_volume_give_the_same_labels(tmp_path, cell
     offsets = nearest_offsets(3)
     pieces = fragments(affinities, offsets, threshold=inside_threshold(affinities, offsets))
     hierarchy = agglomerate(affinities, offsets, pieces, linkage=linkage)
-    segment_affinities(
-        source,
-        tmp_path / "out.zarr",
-        threshold=0.5,
-        linkage=linkage,
-        block=(16, 24, 16),
-        halo=48,
-        **QUIET,
-    )
+    options = {"threshold": 0.5, "linkage": linkage, "block": (16, 24, 16), "halo": 48}
+    segment_affinities(source, tmp_path / "out.zarr", **options, **QUIET)
     labels = open_volume(tmp_path / "out.zarr")[...]
     np.testing.assert_array_equal(labels, hierarchy.cut(0.5))
 
@@ -200,22 +194,15 @@ def test_every_boundary_edge_is_counted_once(tmp_path_factory, seed, block):
     offsets = [tuple(rng.choice([-1, 1]) * row) for row in np.eye(3, dtype=int)] + [(0, -2, 1)]
     affinities = rng.random((4, *shape), dtype=np.float32)
     folder = tmp_path_factory.mktemp("boundaries")
-    create_ome_zarr(
-        folder / "fragments",
-        shape,
-        np.uint64,
-        resolution=(1, 1, 1),
-        offset=(0, 0, 0),
-        block=block,
-        fill_value=2**64 - 1,
-    )
+    place = {"resolution": (1, 1, 1), "offset": (0, 0, 0), "block": block}
+    create_ome_zarr(folder / "fragments", shape, np.uint64, fill_value=2**64 - 1, **place)
     output = Output(folder, shape, block)
     for part in output.blocks:
         output.write("fragments", part.box, pieces[part.box])
     recipe = Recipe(tuple(offsets), (1, 1, 1), False, False, (0, 0, 0))
     for part in output.blocks:
-        boundary_block(output, WholeArray(affinities), recipe, part)
-    parts = [dict(np.load(output.file(f"boundaries/{p.name}.npz"))) for p in output.blocks]
+        boundary_block(output, affinities, recipe, part)
+    parts = output.read_tables("boundaries")
     ids = np.unique(pieces[pieces > 0])
     sums = join_graphs(ids, parts)
     expected = region_graph(affinities, offsets, pieces)
@@ -247,16 +234,6 @@ def test_what_is_dropped_from_the_graph_changes_no_cut(seed, linkage):
     np.testing.assert_array_equal(*cuts)
     assert len(fewer.edges) <= len(edges)
     assert len(drop_hopeless(graph, linkage, 1.1).edges) == 0
-
-
-class WholeArray:
-    """Affinities in memory, read like a volume."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __getitem__(self, index):
-        return self.values[index]
 
 
 def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path):
@@ -318,6 +295,14 @@ def test_a_worker_needs_no_more_memory_for_a_larger_volume(tmp_path):
     assert predicting[1] == predicting[2]
     assert segmenting[0] == segmenting[1] == segmenting[2]
     assert segmenting[2] - memory_to_segment(huge, (16, 64, 64), halo, 3) == 16 * 224**2 * 116
+
+
+def test_a_block_without_any_object_is_done_all_the_same(tmp_path):
+    source = write_volume(tmp_path / "a.zarr", np.zeros((3, 4, 9, 9), np.float32))
+    segment_affinities(source, tmp_path / "out.zarr", threshold=0.5, block=(2, 5, 9), **QUIET)
+    output = Output(tmp_path / "out.zarr", (4, 9, 9), (2, 5, 9))
+    assert not any(map(output.pending, ("averages", "fragments", "boundaries", "segmentation")))
+    assert not open_volume(output.path)[...].any()
 
 
 @pytest.mark.parametrize("resolution, halo", [((40, 4, 4), [0, 80, 80]), ((8, 8, 8), [32] * 3)])

@@ -46,10 +46,10 @@ def test_a_killed_worker_changes_nothing(tmp_path, source, cluster):
 
         def kill():
             output = Output(tmp_path / "out.zarr", (24, 40, 48), OPTIONS["block"])
-            while not output.done("fragments"):
+            while not (done := output.n_blocks - len(output.pending("fragments"))):
                 time.sleep(0.001)
             os.kill(victim, signal.SIGKILL)
-            killed.append(len(output.done("fragments")))
+            killed.append(done)
 
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
@@ -90,7 +90,7 @@ def test_an_error_on_a_worker_arrives_as_one_line(tmp_path, source):
     assert "\n" not in str(error.value)
     chunk.write_bytes(whole)
     report = segment_affinities(source, tmp_path / "out.zarr", **options)
-    assert 0 < report["memory_peak"] < report["memory_limit"] == 10**9
+    assert report["memory_limit"] == 10**9
 
 
 def test_no_scheduler_there(tmp_path, source):

@@ -12,20 +12,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 import zarr
 from blockwise_cases import QUIET, make_cells, write_model, write_volume
 
 from malis import nearest_offsets
-from malis.scale import (
-    BlockError,
-    predict_volume,
-    run,
-    segment_affinities,
-    segment_volume,
-)
+from malis.scale import BlockError, predict_volume, run, segment_affinities, segment_volume
 from malis.scale.output import Output
-from malis.scale.settings import VERSION
+from malis.scale.run import VERSION
 from malis.scale.stages import fragment_block
 from malis.scale.volumes import open_volume
 
@@ -70,39 +63,6 @@ def shards(path, name):
 # ---- interruptions ---------------------------------------------------------------------------
 
 
-def test_a_note_that_was_being_written_does_not_count(tmp_path, monkeypatch, source, expected):
-    """Cut anywhere, a line names no block that is not done, and the next run goes on."""
-    output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
-    with monkeypatch.context() as patch:
-        fail_at(patch, 4, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, output.path, **OPTIONS)
-    notes = output.file("fragments.txt")
-    whole = notes.read_bytes()
-    done = list(output.done("fragments"))
-    assert len(done) == 3
-    for kept in range(len(whole)):
-        notes.write_bytes(whole[:kept])
-        assert list(output.done("fragments")) == done[: whole[:kept].count(b"\n")]
-    calls = fail_at(monkeypatch, -1, None)
-    segment_affinities(source, output.path, **OPTIONS)
-    assert calls.count("fragments") == 6
-    assert len(output.done("fragments")) == 8
-    np.testing.assert_array_equal(open_volume(output.path)[...], expected)
-
-
-def test_a_disk_that_is_full_for_notes_stops_clearly(tmp_path, monkeypatch, source, expected):
-    with monkeypatch.context() as patch:
-        calls = fail_at(patch, -1, None)
-        patch.setattr("malis.scale.output._line", lambda *_: (_ for _ in ()).throw(
-            OSError(errno.ENOSPC, "No space left on device")))  # fmt: skip
-        with pytest.raises(BlockError, match=r"No space left.*averages: 0 of 8 blocks are done"):
-            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert calls.count("fragments") == 0
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
-
-
 @pytest.mark.parametrize("name", ["fragments", "segmentation"])
 def test_a_full_disk_stops_clearly_and_the_same_call_goes_on(
     tmp_path, monkeypatch, source, expected, name
@@ -141,34 +101,35 @@ def test_a_run_that_was_killed_is_continued(tmp_path, source, expected):
     )
     run = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     output = Output(tmp_path / "out.zarr", (24, 40, 48), BLOCK)
-    while len(output.done("fragments")) < 2 and run.poll() is None:
+    while len(output.pending("fragments")) > 6 and run.poll() is None:
         time.sleep(0.001)
     run.kill()
     assert run.wait() == -signal.SIGKILL
-    before = output.done("fragments")
+    done = {path: path.stat().st_mtime_ns for path in shards(output.path, "fragments")}
+    assert len(done) >= 2
     segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    assert before.items() <= output.done("fragments").items()
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
-def interrupt_before(monkeypatch, step):
-    """Let a run end before a step, as if its process was killed there."""
+def interrupt_before(step, call, *arguments, **options):
+    """Let a call end before a step, as if its process was killed there."""
 
     def gone(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, step, gone)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, step, gone)
+        call(*arguments, **options)
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut it short", "lose it"])
 def test_a_damaged_block_is_named_and_computed_again(
     tmp_path, monkeypatch, source, expected, damage
 ):
+    """One that is lost is computed again at once: what is done is what is there."""
     target = tmp_path / "out.zarr"
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "boundary_block")
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, target, **OPTIONS)
+    interrupt_before("boundary_block", segment_affinities, source, target, **OPTIONS)
     shard = target / "fragments/0/c/1/0/1"
     content = bytearray(shard.read_bytes())
     if damage == "flip a bit":
@@ -178,8 +139,10 @@ def test_a_damaged_block_is_named_and_computed_again(
         shard.write_bytes(content[: len(content) // 2])
     else:
         shard.unlink()
-    with pytest.raises(BlockError, match=r"fragments in .* damaged or missing in block \[12:24, 0"):
-        segment_affinities(source, target, **OPTIONS)
+    if shard.exists():
+        message = r"fragments in .* damaged or missing in block \[12:24, 0"
+        with pytest.raises(BlockError, match=message):
+            segment_affinities(source, target, **OPTIONS)
     calls = fail_at(monkeypatch, -1, None)
     segment_affinities(source, target, **OPTIONS)
     assert calls.count("fragments") == 1
@@ -187,21 +150,19 @@ def test_a_damaged_block_is_named_and_computed_again(
 
 
 @pytest.mark.parametrize("kept", [0, 200, None])
-def test_damaged_boundaries_are_counted_again(tmp_path, monkeypatch, source, expected, kept):
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "agglomerate_blocks")
-        with pytest.raises(KeyboardInterrupt):
-            segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    path = tmp_path / "out.zarr/progress/boundaries/0_1_0.npz"
+def test_damaged_boundaries_are_counted_again(tmp_path, source, expected, kept):
+    target = tmp_path / "out.zarr"
+    interrupt_before("agglomerate_blocks", segment_affinities, source, target, **OPTIONS)
+    path = target / "progress/boundaries/0/1/0.npz"
     content = path.read_bytes()
     path.write_bytes(content[:kept] if kept is not None else content[:90] + b"?" + content[91:])
-    with pytest.raises(OSError, match=r"0_1_0\.npz is damaged or missing"):
-        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
+    with pytest.raises(OSError, match=r"0/1/0\.npz is damaged or missing"):
+        segment_affinities(source, target, **OPTIONS)
+    segment_affinities(source, target, **OPTIONS)
+    np.testing.assert_array_equal(open_volume(target)[...], expected)
 
 
-def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monkeypatch):
+def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path):
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (9, 40, 40), np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw, (8, 8, 8))
@@ -209,28 +170,14 @@ def test_damaged_affinities_of_the_run_itself_are_predicted_again(tmp_path, monk
     options = {"block": (9, 20, 20), **QUIET}
     segment_volume(source, tmp_path / "expected.zarr", model, **options)
     target = tmp_path / "out.zarr"
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, "boundary_block")
-        with pytest.raises(KeyboardInterrupt):
-            segment_volume(source, target, model, **options)
-    shards(target, "affinities")[5].unlink()
+    interrupt_before("boundary_block", segment_volume, source, target, model, **options)
+    shards(target, "affinities")[3].write_bytes(b"cut short")
     with pytest.raises(BlockError, match=r"affinities in .* damaged or missing"):
         segment_volume(source, target, model, **options)
     segment_volume(source, target, model, **options)
     for name in ("affinities", "segmentation"):
         result, expected = (open_volume(tmp_path / f"{x}.zarr", name) for x in ("out", "expected"))
         np.testing.assert_array_equal(result[...], expected[...])
-
-
-def test_a_corrupt_chunk_of_the_source_stops_clearly_and_resumes(tmp_path, source, expected):
-    chunk = shards(tmp_path / "affinities.zarr", "")[-1]
-    whole = chunk.read_bytes()
-    chunk.write_bytes(whole[:100] + b"\0\0" + whole[102:])
-    with pytest.raises(BlockError, match=r"affinities.zarr/0 is damaged.*blocks are done"):
-        segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    chunk.write_bytes(whole)
-    segment_affinities(source, tmp_path / "out.zarr", **OPTIONS)
-    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[...], expected)
 
 
 def test_a_value_that_is_no_number_is_named(tmp_path):
@@ -399,7 +346,9 @@ def test_a_target_must_be_a_folder(source):
 def test_raw_data_are_no_affinities_and_affinities_no_raw_data(tmp_path, source):
     raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
     model = write_model(tmp_path / "some.model", "cnn-3d")
-    with pytest.raises(ValueError, match=r"must have shape \(C, z, y, x\).*got \(9, 20, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the axes \(c, z, y, x\) of aff.*got \(9, 20, 20\)"
+    ):
         segment_affinities(raw, tmp_path / "out.zarr", **OPTIONS)
     with pytest.raises(ValueError, match="source must be a volume") as error:
         segment_volume(source, tmp_path / "out.zarr", model, **QUIET)
@@ -409,45 +358,12 @@ def test_raw_data_are_no_affinities_and_affinities_no_raw_data(tmp_path, source)
         segment_volume(signed, tmp_path / "out.zarr", model, **QUIET)
 
 
-def test_a_block_smaller_than_the_field_of_view_is_refused(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((30, 40, 40), np.uint8))
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    message = r"block \(30, 8, 40\) is smaller than the network's field of view \(9, 9, 9\)"
-    with pytest.raises(ValueError, match=message) as error:
-        segment_volume(raw, tmp_path / "out.zarr", model, block=(64, 8, 64), **QUIET)
-    assert one_line(error)
-
-
 def test_a_flat_volume_needs_no_block_as_large_as_the_field_of_view(tmp_path):
     raw = np.random.default_rng(0).integers(0, 256, (5, 40, 40), np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw)
     model = write_model(tmp_path / "some.model", "cnn-3d")
     predict_volume(source, tmp_path / "out.zarr", model, block=(64, 20, 20), **QUIET)
     assert open_volume(tmp_path / "out.zarr").shape == (3, 5, 40, 40)
-
-
-def test_checkpoints_that_do_not_fit_are_named(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
-    with pytest.raises(FileNotFoundError, match=r"none\.model does not exist"):
-        segment_volume(raw, tmp_path / "out.zarr", tmp_path / "none.model", **QUIET)
-    training = tmp_path / "training.pt"
-    torch.save({"kind": "malis checkpoint 1"}, training)
-    with pytest.raises(ValueError, match="is a checkpoint of an earlier version"):
-        segment_volume(raw, tmp_path / "out.zarr", training, **QUIET)
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    content = torch.load(model, weights_only=True)
-    for change in ({"network": "Transformer"}, {"arguments": {**content["arguments"], "ndim": 2}}):
-        torch.save({**content, **change}, tmp_path / "other.model")
-        with pytest.raises(ValueError) as error:
-            segment_volume(raw, tmp_path / "out.zarr", tmp_path / "other.model", **QUIET)
-        assert one_line(error), str(error.value)
-
-
-def test_a_model_without_a_validated_threshold_is_cut_at_a_half(tmp_path):
-    raw = write_volume(tmp_path / "raw.zarr", np.zeros((9, 20, 20), np.uint8))
-    model = write_model(tmp_path / "some.model", "cnn-3d")
-    report = segment_volume(raw, tmp_path / "out.zarr", model, **QUIET)
-    assert report["threshold"] == 0.5
 
 
 def test_the_fit_of_offsets_is_read_from_the_source(tmp_path, affinities):

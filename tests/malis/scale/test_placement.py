@@ -251,5 +251,5 @@ def test_the_resolution_that_the_user_names_wins(tmp_path, caplog):
     assert (source.resolution, source.offset) == ((50.0, 4.0, 4.0), (80.0, 0.0, 0.0))
     assert "are taken to be (50.0, 4.0, 4.0) nm, but its metadata say (40.0" in caplog.text
     for wrong in ((0, 4, 4), (4, 4), (float("nan"), 4, 4)):
-        with pytest.raises(ValueError, match="must have a positive resolution"):
+        with pytest.raises(ValueError, match="the resolution must be 3 positive numbers"):
             open_volume(path, resolution=wrong)

@@ -12,7 +12,8 @@ from matplotlib import pyplot as plt
 from cremi_eval import Volume
 from cremi_eval.io import CremiFile
 from malis.scale import viewer as view
-from malis.scale.volumes import create_ome_zarr, open_volume
+from malis.scale.ome_zarr import create_ome_zarr
+from malis.scale.volumes import open_volume
 
 neuroglancer = pytest.importorskip("neuroglancer", reason="needs the extra scale")
 zarr = pytest.importorskip("zarr", reason="needs the extra scale")
@@ -138,34 +139,28 @@ def test_an_address_that_is_taken_is_one_line(raw, labels):
             view.open_viewer(raw, labels, port=port)
 
 
-class TestRefusals:
-    def refused(self, raw, path, words, part="segmentation"):
-        with pytest.raises(ValueError, match=words):
-            view.open_viewer(raw, **{part: open_volume(path)})
+HALVES = halves(np.uint64, 1, 2)
 
-    def test_another_resolution(self, raw, tmp_path):
-        labels = halves(np.uint64, 1, 2)
-        path = write(tmp_path / "b.hdf", labels=labels, resolution=(40.0, 8.0, 8.0))
-        self.refused(
-            raw, path, r"raw.hdf/volumes/raw has voxels of \(40.0, 4.0, 4.0\) nm, but .*8.0"
-        )
 
-    def test_another_shape(self, raw, tmp_path):
-        path = write(tmp_path / "b.hdf", labels=halves(np.uint64, 1, 2)[:, :16])
-        self.refused(raw, path, r"shape \(8, 32, 48\), but .*b.hdf.* has \(8, 16, 48\)")
+@pytest.mark.parametrize(
+    ("labels", "place", "words"),
+    [
+        (HALVES, {"resolution": (40.0, 8.0, 8.0)}, r"raw has voxels of \(40.0, 4.0, 4.0\) nm, but"),
+        (HALVES[:, :16], {}, r"shape \(8, 32, 48\), but .*b.hdf.* has \(8, 16, 48\)"),
+        (HALVES, {"offset": (400, 800, 1300)}, "does not lie inside of"),
+    ],
+)
+def test_labels_on_another_grid_are_refused(raw, tmp_path, labels, place, words):
+    path = write(tmp_path / "b.hdf", labels=labels, **place)
+    with pytest.raises(ValueError, match=words):
+        view.open_viewer(raw, open_volume(path))
 
-    def test_a_place_outside_of_raw(self, raw, tmp_path):
-        path = write(tmp_path / "b.hdf", labels=halves(np.uint64, 1, 2), offset=(400, 800, 1300))
-        self.refused(raw, path, "does not lie inside of")
 
-    def test_no_labels(self, raw, affinities):
-        self.refused(raw, affinities.path, "segmentation must have 3 axes")
-        self.refused(raw, raw.path, "affinities must have 4 axes", part="affinities")
-
-    def test_labels_that_are_no_integers(self, raw, tmp_path):
-        path = tmp_path / "b.zarr"
-        create_ome_zarr(path, SHAPE, np.float32, block=SHAPE, resolution=RESOLUTION, offset=OFFSET)
-        self.refused(raw, path, "segmentation must hold integers, got .* of float32")
+def test_volumes_of_another_kind_are_refused(raw, affinities):
+    with pytest.raises(ValueError, match=r"must have the axes \(z, y, x\) of labels"):
+        view.open_viewer(raw, affinities)
+    with pytest.raises(ValueError, match=r"must have the axes \(c, z, y, x\) of affinities"):
+        view.open_viewer(raw, affinities=raw)
 
 
 def test_smaller_labels_lie_inside_of_padded_raw(raw, tmp_path):
