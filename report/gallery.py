@@ -19,7 +19,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
+from scipy import ndimage
 
 from cremi_eval import Volume
 from cremi_eval.atomic import atomic_write
@@ -43,6 +44,7 @@ PICTURED = ("snemi3d", "fib25_slab", "isbi2012", "synthetic", "cremi_crop")
 WINDOW = 300  # pixels that a panel shows along each axis, from the middle of the section
 ZOOM = 2  # pixels of a picture for a pixel of tissue
 COLOURS = 200
+GAP = 60  # pixels between parts of a figure, at most
 TOLERANCES = {True: 7, False: 3}  # pixels by which a border may be off; wide where it is drawn
 SHOWN = ("unet-cross-entropy", "unet-ce-then-both", "unet-both")
 BODIES = 8  # in a picture of neurons
@@ -88,12 +90,16 @@ def overlaps(segments: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
 
 
 def save(path: Path, figure: plt.Figure, trimmed: bool = True) -> None:
-    """Write a figure as a PNG of few colours, without its white margin."""
+    """Write a figure as a PNG of few colours, without white margins and wide gaps."""
     figure.canvas.draw()
-    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     plt.close(figure)
     if trimmed:
-        image = image.crop(ImageOps.invert(image.convert("L")).getbbox())
+        inked = (pixels < 255).any(axis=2)
+        rows = np.flatnonzero(inked.any(axis=1))
+        near = ndimage.binary_dilation(inked.any(axis=0), iterations=GAP // 2)
+        pixels = pixels[rows[0] : rows[-1] + 1, near]
+    image = Image.fromarray(pixels)
     with atomic_write(path) as temporary:
         image.quantize(COLOURS, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
 
