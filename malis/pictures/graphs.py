@@ -104,7 +104,8 @@ def draw_merge_tree(
         stack += children[node][::-1].tolist()
     x = np.zeros(len(tree.parents))
     x[order] = np.arange(n_leaves)
-    height = np.concatenate([np.ones(n_leaves), altitudes])
+    row = 1.07  # of the leaves: below the lowest possible merge, so that no disc hides a bracket
+    height = np.concatenate([np.full(n_leaves, row), altitudes])
     for node in range(n_leaves, len(tree.parents)):
         first, second = children[node]
         x[node] = (x[first] + x[second]) / 2
@@ -112,17 +113,21 @@ def draw_merge_tree(
             continue
         ends = [x[first], x[first], x[second], x[second]]
         ax.plot(ends, [height[first], height[node], height[node], height[second]], color=PALETTE[0])
-        value = ax.text(x[node], height[node], f"{height[node]:.2g}", ha="center", va="center")
-        value.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        ax.annotate(
+            f"{height[node]:.2g}", (x[node], height[node]), (2, 1.5),
+            textcoords="offset points", ha="left", va="bottom", fontsize=8,
+        )  # fmt: skip
     colours = "white" if labels is None else colour_labels(labels).reshape(-1, 3)[order]
-    ax.scatter(range(n_leaves), np.ones(n_leaves), 220, c=colours, edgecolors="black", zorder=4)
+    ax.scatter(
+        range(n_leaves), np.full(n_leaves, row), 220, c=colours, edgecolors="black", zorder=4
+    )
     for place, leaf in enumerate(order):
         name = str(leaf) if names is None else names[leaf]
-        ax.text(place, 1, name, ha="center", va="center", zorder=5, fontsize=9)
+        ax.text(place, row, name, ha="center", va="center", zorder=5, fontsize=9)
     ax.set_axis_on()
     ax.set_xticks([])
     ax.set_yticks(np.arange(0, 1.01, 0.2))
     ax.set_ylabel("affinity of the merge")
     ax.set_xlim(-0.6, n_leaves - 0.4)
-    ax.set_ylim(1.08, min(altitudes) - 0.1)
+    ax.set_ylim(row + 0.08, min(altitudes) - 0.12)
     ax.spines[["top", "right", "bottom"]].set_visible(False)

@@ -198,6 +198,8 @@ def outline_objects(
 ) -> None:
     """Outline some objects on the tissue, each with a line and colour of its own.
 
+    The lines run just inside the objects, so that those of two neighbours lie side by side.
+
     Parameters
     ----------
     raw : (y, x) array
@@ -214,8 +216,9 @@ def outline_objects(
             continue
         colour = PALETTE[number % len(PALETTE)]
         dash = DASHES[number % len(DASHES)]
-        ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.5, linestyles=[dash])
-        deepest = np.unravel_index(ndimage.distance_transform_edt(inside).argmax(), inside.shape)
+        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+        ax.contour(depth, levels=[0.9], colors=[colour], linewidths=1.5, linestyles=[dash])
+        deepest = np.unravel_index(depth.argmax(), depth.shape)
         ax.text(*deepest[::-1], name, color="white", ha="center", va="center", fontsize=8).set_bbox(
             {"facecolor": "black", "alpha": 0.6, "pad": 1, "edgecolor": "none"}
         )
@@ -233,7 +236,12 @@ def show_affinity(ax: Axes, affinity: np.ndarray) -> None:
 
 
 def show_pull(
-    ax: Axes, raw: np.ndarray, gradient: np.ndarray, size: float = 120, legend: bool = False
+    ax: Axes,
+    raw: np.ndarray,
+    gradient: np.ndarray,
+    size: float = 120,
+    legend: bool = False,
+    smallest: float = 0,
 ) -> None:
     """Show where and how a loss pulls at the affinities: one mark per edge, its area the strength.
 
@@ -247,6 +255,8 @@ def show_pull(
         Area of the strongest mark, in points squared.
     legend : bool
         Whether to say in the picture what the marks mean.
+    smallest : float
+        Area of the weakest marks, which otherwise may be too small to see.
     """
     show_raw(ax, raw)
     strongest = np.abs(gradient).max() or 1.0
@@ -255,8 +265,9 @@ def show_pull(
         ("v", PALETTE[1], gradient, "lower this affinity"),
     ):
         channel, y, x = np.nonzero(pull > strongest * 1e-4)
-        area = size * pull[channel, y, x] / strongest
-        ax.scatter(x, y, area, color=colour, marker=marker, edgecolors="white", linewidths=0.3)
+        area = np.maximum(size * pull[channel, y, x] / strongest, smallest)
+        rim = np.minimum(0.5, np.sqrt(area) / 20)  # thin around small marks: they keep their colour
+        ax.scatter(x, y, area, color=colour, marker=marker, edgecolors="white", linewidths=rim)
         if legend:
             ax.scatter([], [], 60, color=colour, marker=marker, edgecolors="white", label=wish)
     if legend:

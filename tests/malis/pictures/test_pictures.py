@@ -124,6 +124,30 @@ def test_pulls_are_drawn_where_the_gradient_is(ax):
     assert down == [[1, 4]]
 
 
+def test_weak_pulls_are_drawn_large_enough_to_see(ax):
+    gradient = np.zeros((2, 5, 6))
+    gradient[0, 2, 3], gradient[0, 4, 1] = -2, -0.01
+    pictures.show_pull(ax, np.zeros((5, 6), np.uint8), gradient, size=100, smallest=8)
+    assert ax.collections[0].get_sizes().tolist() == [100, 8]
+
+
+def test_outlines_of_neighbours_lie_side_by_side_and_names_inside_the_picture(ax):
+    labels = np.repeat([[1] * 10 + [2] * 10], 20, axis=0)
+    pictures.outline_objects(ax, np.zeros((20, 20), np.uint8), labels, [1, 2])
+    one, other = (np.concatenate(c.get_paths()[0].to_polygons()) for c in ax.collections)
+    assert one[:, 0].max() < 9.5 < other[:, 0].min()  # the border is at 9.5
+    places = np.array([text.get_position() for text in ax.texts])
+    assert (places >= 4).all() and (places <= 15).all()
+
+
+def test_the_row_of_leaves_hides_no_bracket(ax):
+    affinities = np.full((2, 3, 3), 0.99, dtype=np.float32)
+    tree = maximin_tree(affinities, np.array(nearest_offsets(2)))
+    pictures.draw_merge_tree(ax, tree, np.full(8, 0.99))
+    leaves = ax.collections[0].get_offsets()[:, 1]
+    assert min(leaves) > 1 > max(line.get_ydata()[1] for line in ax.lines)
+
+
 def test_only_borders_without_another_nearby_disagree(ax):
     truth = np.repeat([[1] * 10 + [2] * 10 + [3] * 10], 30, axis=0)  # borders at 10 and 20
     labels = np.repeat([[1] * 12 + [2] * 13 + [3] * 5], 30, axis=0)  # at 12 and 25
