@@ -45,8 +45,7 @@ class Data:
     # Whether pieces of an object that do not touch in what is scored count as objects of their own:
     # what a section, or a slab, cannot show.
     relabel: bool = True
-    # Affinities across more voxels that are trained as well, by cross-entropy, and go afterwards:
-    # a network that has to tell far voxels apart looks farther for the near ones, too.
+    # Longer edges that are trained as well, by cross-entropy, and go afterwards.
     far: tuple[tuple[int, ...], ...] = ()
     serial: bool = False  # whether sections change their grey values one by one in training
     views: bool = True  # whether the mean over all views is scored, too, see malis.inference.views
@@ -173,6 +172,7 @@ DATA: dict[str, Data] = {
         patch=(4, 128, 128),
         window=(4, 32, 32),
         neighbours=2,
+        linkage="quantile75",
         batch=2,
         steps=3000,
         far=((0, -4, 0), (0, 0, -4), (0, -12, 0), (0, 0, -12), (-2, 0, 0)),

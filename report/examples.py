@@ -3,43 +3,21 @@
 Each is a few voxels large, so that every number can be checked by hand.
 """
 
-from typing import Any, NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 from scipy import ndimage
 
 import malis
 from malis.affinity import gather_edges
-from malis.maximin import MaximinTree, maximin_tree
+from malis.maximin import maximin_tree
 
 OFFSETS = malis.nearest_offsets(2)
 GRID_NAMES = "abcdefghi"
 
 
-class WeakPixelExample(NamedTuple):
-    """Two cells, a membrane with a hole, and the segments that follow."""
-
-    truth: np.ndarray
-    inside: np.ndarray
-    segments: np.ndarray
-    numbers: dict[str, Any]
-
-
-class GridExample(NamedTuple):
-    """Nine voxels, three objects, a prediction, and its pair counts."""
-
-    labels: np.ndarray
-    affinities: np.ndarray
-    plain: tuple[np.ndarray, np.ndarray]
-    constrained: tuple[np.ndarray, np.ndarray]
-    detour: tuple[int, ...]
-    tree: MaximinTree
-    one_tree: MaximinTree
-    numbers: dict[str, Any]
-
-
-def weak_pixel_example() -> WeakPixelExample:
-    """Punch a hole into the membrane of two cells."""
+def weak_pixel_example() -> SimpleNamespace:
+    """Punch a hole into the membrane of two cells: truth, inside, segments that follow, numbers."""
     truth = np.ones((40, 60), dtype=np.int64)
     truth[:, 30:] = 2
     membrane = np.zeros(truth.shape, dtype=bool)
@@ -55,11 +33,11 @@ def weak_pixel_example() -> WeakPixelExample:
         "pixel_error": float(np.mean(inside == membrane)),
         "rand_error": malis.rand_error(predicted, truth, OFFSETS),
     }
-    return WeakPixelExample(truth, inside, segments, numbers)
+    return SimpleNamespace(truth=truth, inside=inside, segments=segments, numbers=numbers)
 
 
-def grid_example() -> GridExample:
-    """Count pairs on nine voxels."""
+def grid_example() -> SimpleNamespace:
+    """Count pairs on nine voxels, three objects: the prediction, its counts and its trees."""
     labels = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 2]])
     affinities = np.array(
         [
@@ -88,4 +66,6 @@ def grid_example() -> GridExample:
         "inner_merges": int((~boundary[one_tree.edges]).sum()),
         "boundary_merges": int(boundary[one_tree.edges].sum()),
     }
-    return GridExample(labels, affinities, plain, constrained, detour, tree, one_tree, numbers)
+    arrays = {"labels": labels, "affinities": affinities, "detour": detour, "numbers": numbers}
+    counts = {"plain": plain, "constrained": constrained}
+    return SimpleNamespace(**arrays, **counts, tree=tree, one_tree=one_tree)

@@ -69,27 +69,11 @@ def run(
     work: Path = WORK,
     device: str = "cpu",
 ) -> dict[str, list[dict]]:
-    """Train one network and score it.
+    """Train one network and score it; return rows for `report.record.add_rows`.
 
-    Parameters
-    ----------
-    data, method : str
-        Keys of `report.configurations.DATA` and `METHODS`.
-    seed : int
-        Of the weights and the patches; in a cross-validation the number of the fold, too.
-    study : str
-        "seeds", "folds" (see `report.configurations.fold_of`) or "trials" (no test section).
-    steps : int, optional
-        Updates of the weights; by default those of the configuration.
-    work : Path
-        Where the checkpoint and the trained model with its card go.
-    device : str
-        The torch device that computes.
-
-    Returns
-    -------
-    dict
-        Rows for `report.record.add_rows`.
+    ``study`` is "seeds", "folds", with the number of the fold as seed, or "trials", without a test
+    section; ``steps`` replaces those of the configuration. Checkpoint, trained model and its card
+    go to ``work``.
     """
     source = fold_of(data, seed) if study == "folds" else DATA[data]
     recipe, steps = METHODS[method], steps or source.steps

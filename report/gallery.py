@@ -3,11 +3,9 @@
     python -m report.gallery                  all volumes and networks that are at hand
     python -m report.gallery --only isbi2012
 
-Real volumes are not part of the repository, so the pictures are. ``report/figures/gallery/<data>``
-holds a PNG a panel and ``card.json``, which says whose tissue it is and under what terms, which
-network drew which panel at which threshold, and how it scored on this very section. Networks are
-those of `report.experiments` (``results/experiments``), else those that the repository brings
-(``data/models``). `make report` takes the pictures as they are.
+Real volumes are not part of the repository, so the pictures are, with cards that say whose tissue
+it is, which network drew what, and how it scored on this section. Networks are those of
+`report.experiments`, else those of ``data/models``. `make report` takes the pictures as they are.
 """
 
 import argparse
@@ -202,14 +200,18 @@ def coarsened(
 
 
 def draw_largest(
-    path: Path, truth: np.ndarray, found: dict[str, np.ndarray], step_nm: tuple[float, ...]
+    path: Path,
+    truth: np.ndarray,
+    found: dict[str, np.ndarray],
+    step_nm: tuple[float, ...],
+    count: int = COMPARED,
 ) -> None:
     """Draw the largest true objects, and in each segmentation the segments that cover most of them.
 
     A segment that covers most of two objects is drawn once, in the colour of the larger one.
     """
     ids, sizes = np.unique(truth[truth > 0], return_counts=True)
-    largest = ids[np.argsort(-sizes, kind="stable")][:COMPARED].tolist()
+    largest = ids[np.argsort(-sizes, kind="stable")][:count].tolist()
     panels = {"ground truth": (truth, largest)}
     for title, segments in found.items():
         best = overlaps(segments, truth).drop_duplicates("true").set_index("true")["segment"]
@@ -231,14 +233,8 @@ def draw_neurons() -> Path | None:
         volume = load_volume(find_volume(DATA["snemi3d"].volume))
     except FileNotFoundError:
         return None
-    labels = volume.labels[:, ::4, ::4]
-    step = (volume.resolution[0], 4 * volume.resolution[1], 4 * volume.resolution[2])
-    ids, sizes = np.unique(labels[labels > 0], return_counts=True)
-    figure = plt.figure(figsize=(6, 5), dpi=160)
-    ax = figure.add_axes((0, 0, 1, 1), projection="3d")
-    ax.view_init(elev=28, azim=-60)
-    show_surfaces(ax, labels, ids[np.argsort(-sizes)][:BODIES].tolist(), step)
-    save(FIGURES / "neurons.png", figure)
+    coarse, step_nm = coarsened(volume.resolution, volume.raw.shape)
+    draw_largest(FIGURES / "neurons.png", volume.labels[coarse], {}, step_nm, BODIES)
     return FIGURES / "neurons.png"
 
 

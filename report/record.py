@@ -64,18 +64,12 @@ def read_table(name: str, results: Path = RESULTS) -> pd.DataFrame:
 def add_rows(rows: dict[str, Sequence[dict[str, Any]]], results: Path = RESULTS) -> None:
     """Put runs into the tables, in the place of earlier ones of the same name.
 
-    Several processes may do so at once: each waits for the others, and no row is lost.
-
-    Parameters
-    ----------
-    rows : dict
-        New rows by key of `TABLES`; those of one run in one call, each with its name (``run``).
-        In scores, ``part`` is "validation", the mean over all validation sections at the threshold
-        that they choose, or "test", a section, or a volume by its first section; ``open_ended``
-        says whether the threshold is the last that was tried. In curves, ``curve`` is "training"
-        or "validation" over steps, or "validation cuts" or "test cuts" over thresholds.
-    results : Path
-        Folder of the results.
+    ``rows`` has new rows by key of `TABLES`, those of one run in one call, each with its name. In
+    scores, ``part`` is "validation", the mean over all validation sections at the threshold that
+    they choose, or "test", a section, or a volume by its first section; ``open_ended`` says whether
+    the threshold is the last that was tried. In curves, ``curve`` is "training" or "validation"
+    over steps, or "validation cuts" or "test cuts" over thresholds. Several processes may add rows
+    at once: each waits for the others, and no row is lost.
     """
     results.mkdir(parents=True, exist_ok=True)
     replaced = {run["run"] for run in rows["runs.csv"]}

@@ -112,21 +112,9 @@ def score_network(
 ) -> tuple[list[Row], list[Row]]:
     """Segment and score by agglomeration with three linkages, and by two simpler methods.
 
-    Parameters
-    ----------
-    network : nn.Module
-        A network that predicts logits.
-    source : Data
-    validation : LabelledVolume
-        The sections that choose the thresholds.
-    test : LabelledVolume, optional
-        The sections that are scored; None where only the choice is of interest.
-
-    Returns
-    -------
-    scores, curves : lists of dict
-        Rows for `report.record.add_rows` that lack their run; test sections are counted from 0.
-        With the prefix `VIEWS`, a reading is that of affinities that are the mean over all views.
+    Validation sections choose the thresholds; without ``test`` only the choice is of interest.
+    Return rows of scores and of curves for `report.record.add_rows` that lack their run; test
+    sections are counted from 0. With the prefix `VIEWS`, a reading is of the mean over all views.
     """
     scores: list[Row] = []
     curves: list[Row] = []

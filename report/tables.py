@@ -97,13 +97,9 @@ def compare(
 ) -> pd.DataFrame:
     """Compare a method with its baseline, reading by reading, on the same held-out tissue.
 
-    Returns
-    -------
-    DataFrame
-        A row a reading: mean CREMI scores ``ours`` and ``theirs``, their ``difference`` with the
-        standard ``error`` over folds or seeds, in how many of the ``pairs`` of runs ours is
-        ``lower``, the parts of the variation of information of both, and whether a threshold is the
-        last that was tried (``open_ended``). Without a row where fewer than two pairs exist.
+    A row a reading: mean CREMI scores, their difference with its standard error over folds or
+    seeds, in how many pairs of runs ours is lower, VOI of both, and whether a threshold is the last
+    that was tried. No row where fewer than two pairs exist.
     """
     methods = [ablation.method, ablation.baseline]
     own = _select(scores, study=study, data=data, steps=steps, part="test", method=methods)
@@ -131,6 +127,17 @@ def compare(
     for name in ("voi_split", "voi_merge"):
         found[f"{name}_ours"], found[f"{name}_theirs"] = (one[name] for one in means)
     return found[found["pairs"] > 1]
+
+
+def validated(
+    scores: pd.DataFrame, study: str, data: str, ablation: Ablation, steps: int
+) -> dict[str, int]:
+    """Count the readings and runs in which a method is ahead of its baseline on validation."""
+    methods, readings = [ablation.method, ablation.baseline], list(READINGS)
+    chosen = {"study": study, "data": data, "steps": steps, "method": methods, "reading": readings}
+    own = _select(scores, part="validation", **chosen)
+    wide = own.pivot(index=["reading", "seed"], columns="method", values="cremi_score").dropna()
+    return {"lower": int((wide[methods[0]] < wide[methods[1]]).sum()), "of": len(wide)}
 
 
 def comparisons(
@@ -161,6 +168,7 @@ def comparisons(
                     "linkage": READINGS[source.linkage],
                     "rows": _rows(table, SHOWN),
                     "all_rows": _rows(table, every),
+                    "validation": validated(scores, study, data, ablation, one),
                 }
                 for one, table in found.items()
                 if len(found) > lengths

