@@ -84,16 +84,16 @@ def test_what_the_readme_says_of_the_losses_holds(scores):
 
 def test_what_the_readme_says_of_volumes_holds(scores):
     text = " ".join(README.split())
-    table, *_ = comparisons(scores, "seeds")
-    assert (table["key"], table["labels"]) == ("snemi3d", "MALIS from the start")
-    counted = table["validation"]
-    assert f"ahead in {counted['lower']} of {counted['of']} comparisons" in text
-    rows = {row["key"]: row for row in table["all_rows"]}
-    edge = rows["single_linkage"]
-    assert f"(single linkage: {edge['ours']:.3f} against {edge['theirs']:.3f})" in text
-    assert edge["lower"] == edge["pairs"]
-    assert abs(rows["quantile75"]["difference"]) < 2 * rows["quantile75"]["error"]
-    assert rows["mean_linkage"]["difference"] > 0
+    found = comparisons(scores, "seeds")
+    rows = [{row["key"]: row for row in table["all_rows"]} for table in found]
+    assert (found[0]["key"], found[0]["labels"]) == ("snemi3d", "MALIS from the start")
+    edges = [row["single_linkage"] for row in rows]
+    lower, pairs = (sum(edge[key] for edge in edges) for key in ("lower", "pairs"))
+    assert f"ahead in {lower} of {pairs} pairs of runs" in text
+    assert f"with {edges[0]['ours']:.3f} against {edges[0]['theirs']:.3f}" in text
+    for row in rows:  # the reading of whole boundaries that validation chose
+        assert abs(row["quantile75"]["difference"]) < 0.02
+        assert row["single_linkage"]["voi_merge_ours"] < row["single_linkage"]["voi_merge_theirs"]
 
 
 def test_the_scores_of_repeated_trainings_are_theirs(scores):
