@@ -232,6 +232,7 @@ DATA: dict[str, Data] = {
         "CREMI sample B (Saalfeld, Funke, Turaga et al., cremi.org), crop of bigcat; research use "
         "with citation",
         boundary=2,
+        linkage="single_linkage",
         methods=("unet-cross-entropy", "unet-ce-then-both"),
     ),
 }
