@@ -192,7 +192,7 @@ DATA: dict[str, Data] = {
     ),
     "fib25_slab": replace(
         FIB25,
-        linkage="mean_linkage",
+        linkage="single_linkage",
         patch=(8, 128, 128),
         window=(8, 32, 32),
         neighbours=2,

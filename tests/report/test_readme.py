@@ -92,7 +92,7 @@ def test_what_the_readme_says_of_volumes_holds(scores):
     assert f"ahead in {lower} of {pairs} pairs of runs" in text
     assert f"with {edges[0]['ours']:.3f} against {edges[0]['theirs']:.3f}" in text
     for row in rows:  # the reading of whole boundaries that validation chose
-        assert abs(row["quantile75"]["difference"]) < 0.02
+        assert abs(row["quantile75"]["difference"]) < 2 * row["quantile75"]["error"]
         assert row["single_linkage"]["voi_merge_ours"] < row["single_linkage"]["voi_merge_theirs"]
 
 
