@@ -45,8 +45,7 @@ COLOURS = 200
 GAP = 60  # pixels between parts of a figure, at most
 TOLERANCES = {True: 7, False: 3}  # pixels by which a border may be off; wide where it is drawn
 SHOWN = ("unet-cross-entropy", "unet-ce-then-both", "unet-both")
-BODIES = 8  # in a picture of neurons
-COMPARED = 3  # the largest ones of a held-out volume, in the truth and in every segmentation
+BODIES, COMPARED = 8, 3  # in a picture of true neurons, and of a held-out volume's segmentations
 FINE = 4  # pixels that make one in a picture of surfaces, where sections are large
 
 
@@ -218,7 +217,7 @@ def draw_largest(
         panels[title] = (segments, [best.get(one, 0) for one in largest])
     figure = plt.figure(figsize=(4 * len(panels), 4.2), dpi=160)
     for number, (title, (labels, shown)) in enumerate(panels.items()):
-        place = (number / len(panels), 0, 1 / len(panels), 0.92)
+        place = ((number + 0.06) / len(panels), 0, 0.88 / len(panels), 0.92)
         ax = figure.add_axes(place, projection="3d")
         once = [one if one not in shown[:i] else -1 for i, one in enumerate(shown)]
         show_surfaces(ax, labels.astype(np.int64), once, step_nm)

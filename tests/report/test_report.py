@@ -148,7 +148,8 @@ def test_pictures_of_tissue_say_what_they_are():
         kinds = ("", "_errors", "_affinities")
         pictures = {"raw", "truth"} | {one + kind for one in card["networks"] for kind in kinds}
         drawn = {picture.stem for picture in path.parent.glob("*.png")}
-        assert pictures <= drawn <= pictures | {f"{one}_merger" for one in card["networks"]}
+        surfaces = {"neurons", *(f"{one}_merger" for one in card["networks"])}
+        assert pictures <= drawn <= pictures | surfaces
         for network in card["networks"].values():
             assert {"seed", "steps", "threshold", "scores"} <= set(network)
         for picture in path.parent.glob("*.png"):
