@@ -222,7 +222,7 @@ def draw_largest(
         once = [one if one not in shown[:i] else -1 for i, one in enumerate(shown)]
         show_surfaces(ax, labels.astype(np.int64), once, step_nm)
         ax.view_init(elev=28, azim=-60)
-        ax.set_title(title, fontsize=14)
+        ax.set_title(title if found else "", fontsize=14)
     save(path, figure)
 
 
