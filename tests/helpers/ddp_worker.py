@@ -51,4 +51,5 @@ if __name__ == "__main__":
     if distributed.get_rank() == 0:
         torch.save(net.module.state_dict(), sys.argv[1])
         save_model(sys.argv[2], net, ARGUMENTS, OFFSETS, half=False)  # wrapped as it is
+    distributed.barrier()  # or one process ends while the other still needs it
     distributed.destroy_process_group()
