@@ -102,7 +102,7 @@ class Method:
 class WithFarEdges(nn.Module):
     """The loss of the first channels, and the cross-entropy of all others, whose edges are longer.
 
-    Long edges are an auxiliary target as in Lee et al., NIPS workshop 2017 (arXiv:1706.00120).
+    Long edges are an auxiliary target as in Lee et al., arXiv:1706.00120, 2017.
     """
 
     from_logits = True

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from report.configurations import DATA
 from report.pages import PAGES, PLACE, filled, tables, update
-from report.tables import comparisons, headline, load_scores, repeated
+from report.tables import HEADLINE_DATA, comparisons, headline, load_scores, repeated
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -91,6 +92,10 @@ def test_what_the_readme_says_of_volumes_holds(scores):
     lower, pairs = (sum(edge[key] for edge in edges) for key in ("lower", "pairs"))
     assert f"ahead in {lower} of {pairs} pairs of runs" in text
     assert f"with {edges[0]['ours']:.3f} against {edges[0]['theirs']:.3f}" in text
+    linkages = ["quantile75", "single_linkage", "mean_linkage"]
+    assert [DATA[data].linkage for data in HEADLINE_DATA] == linkages
+    assert (found[3]["key"], found[3]["labels"]) == ("fib25_slab", "MALIS alone in the second half")
+    assert all(row["difference"] < 0 for row in rows[3].values())  # what the report says
     for row in rows:  # the reading of whole boundaries that validation chose
         assert abs(row["quantile75"]["difference"]) < 2 * row["quantile75"]["error"]
         assert row["single_linkage"]["voi_merge_ours"] < row["single_linkage"]["voi_merge_theirs"]
