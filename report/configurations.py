@@ -39,6 +39,7 @@ class Data:
     mixed_precision: bool = True  # whether the network computes in bfloat16; losses never do
     # Of the agglomeration that is compared: the best on validation sections, averaged over U-Nets.
     linkage: str = "mean_linkage"
+    absorb: int = 0  # voxels below which a region then joins a neighbour, see `malis.segment`
     methods: tuple[str, ...] = ()  # keys of METHODS; none stands for all of them
     first: int = 0  # section that is counted as number 0; those before it come after the last one
     test_volume: str | None = None  # another volume, all of which is tested
@@ -173,6 +174,7 @@ DATA: dict[str, Data] = {
         window=(4, 32, 32),
         neighbours=2,
         linkage="quantile75",
+        absorb=5000,
         batch=2,
         steps=3000,
         far=((0, -4, 0), (0, 0, -4), (0, -12, 0), (0, 0, -12), (-2, 0, 0)),

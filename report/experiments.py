@@ -109,6 +109,7 @@ def run(
         "patch": source.patch,
         "boundary": recipe.margin(source),
         "neighbours": source.neighbours,
+        "absorb": source.absorb,
         "losses": [
             {"share": stage.share, **describe(stage.loss(source))} for stage in recipe.stages
         ],
@@ -133,7 +134,7 @@ def run(
         },
         "settings": settings,
     }
-    card = {**row, "title": recipe.title, "scores": _summary(scores, source.linkage)}
+    card = {**row, "title": recipe.title, "scores": _summary(scores, source)}
     save_model(place.with_suffix(".model"), network, arguments, source.offsets, card)
     rows = {"scores.csv.gz": scores, "curves.csv.gz": curves}
     named = {name: [{"run": row["run"], **one} for one in part] for name, part in rows.items()}
@@ -256,17 +257,19 @@ def ship(model: Path) -> Path:
     return target
 
 
-def _summary(scores: list[dict[str, Any]], linkage: str) -> dict[str, Any]:
+def _summary(scores: list[dict[str, Any]], source: Data) -> dict[str, Any]:
     """Take thresholds and means, for the card of a model."""
     found = {}
     for reading, rows in pd.DataFrame(scores).groupby("reading"):
         choice, test = rows[rows["part"] == "validation"].iloc[0], rows[rows["part"] == "test"]
         one = choice[["threshold", "inside"]].dropna().to_dict()
+        if source.absorb and "inside" in one:
+            one["absorb"] = source.absorb
         one["validation_cremi"] = choice["cremi_score"]
         means = test.filter(regex="^(voi|rand|adapted|cremi)").mean()
         found[reading] = {**one, **({"mean": means.to_dict()} if len(test) else {})}
-        if reading.removeprefix(VIEWS) == linkage:
-            found[reading.replace(linkage, "agglomeration")] = found[reading]
+        if reading.removeprefix(VIEWS) == source.linkage:
+            found[reading.replace(source.linkage, "agglomeration")] = found[reading]
     return found
 
 

@@ -74,7 +74,8 @@ def segment(model: Model, source: Data, part: LabelledVolume) -> tuple[np.ndarra
     )
     samples = make_samples(model.network, source, part)
     settings = {"inside": scores[linkage].get("inside"), **LINKAGES[linkage]}
-    cuts = [one.cut(threshold) for one in samples.agglomerated(**settings)]
+    absorb = scores[linkage].get("absorb", 0)
+    cuts = [one.cut(threshold, absorb) for one in samples.agglomerated(**settings)]
     means = [one.mean(axis=0) for one in samples.affinities]
     return tuple(np.stack(one).reshape(part.raw.shape) for one in (cuts, means))
 

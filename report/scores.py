@@ -143,12 +143,17 @@ def _agglomerated(
         **LINKAGES[name],
     )
     validated = float(curve.cremi[curve.best(smoothing=SMOOTHING)])
+    if source.absorb:  # once the threshold is chosen
+        hierarchies = choice.agglomerated(inside=inside, **LINKAGES[name])
+        segmented = [one.cut(threshold, source.absorb) for one in hierarchies]
+        validated = mean_of_sections(choice.scores(segmented)).cremi_score
     row = {"threshold": threshold, "inside": inside, "open_ended": False}
     scores = [{**row, "part": "validation", "cremi_score": validated}]
     curves = list(_thinned("validation cuts", curve))
     if report is not None:
         hierarchies = report.agglomerated(inside=inside, **LINKAGES[name])
-        scores += _tested(row, report.scores([one.cut(threshold) for one in hierarchies]))
+        segmented = [one.cut(threshold, source.absorb) for one in hierarchies]
+        scores += _tested(row, report.scores(segmented))
         curves += _thinned("test cuts", best_threshold(hierarchies, report.truths, **rules)[1])
     return scores, curves
 

@@ -14,7 +14,12 @@ from malis.scale import segment_affinities, segment_volume
 from malis.scale.volumes import in_trained_range, offsets_in_volume
 from malis.segmentation import segment
 from malis.segmentation.numbering import compact
-from malis.training.checkpoint import load_model, validated_inside, validated_threshold
+from malis.training.checkpoint import (
+    load_model,
+    validated_absorb,
+    validated_inside,
+    validated_threshold,
+)
 
 HELP = """\
 turn a raw volume, or affinities, into labels
@@ -45,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="affinity in [0, 1] at which merging stops (default: the network's, else 0.5)",
+    )
+    parser.add_argument(
+        "--absorb",
+        type=int,
+        metavar="N",
+        help="regions of fewer voxels join a neighbour (default: the network's choice, else 0)",
     )
     parser.add_argument(
         "--min-size",
@@ -81,11 +92,14 @@ def run(options: argparse.Namespace) -> None:
     threshold = options.threshold
     if threshold is None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)
+    absorb = options.absorb
+    if absorb is None:
+        absorb = validated_absorb(model.card if model else {}, views=options.views)
     blocks = files.block_settings(options)
     if blocks is not None:
         if options.min_size:
             raise ValueError("--min-size is not for blocks: an object may lie in many of them")
-        blocks |= {"threshold": threshold, "sections": options.sections}
+        blocks |= {"threshold": threshold, "absorb": absorb, "sections": options.sections}
         if model:
             segment_volume(source, options.output, options.checkpoint, **blocks)
         else:
@@ -104,6 +118,7 @@ def run(options: argparse.Namespace) -> None:
         sampling=source.resolution,
         inside=validated_inside(model.card, views=options.views) if model else None,
         sections=options.sections,
+        absorb=absorb,
         min_size=options.min_size,
     )
     del affinities

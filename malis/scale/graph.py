@@ -10,26 +10,31 @@ from scipy import sparse
 from malis.scale.output import Output, new_file
 from malis.segmentation.agglomeration import merge_regions
 from malis.segmentation.hierarchy import Hierarchy
-from malis.segmentation.regions import RegionSums
+from malis.segmentation.regions import RegionSums, absorb_small
 from malis.segmentation.sections import link_regions
 
 ROUNDING = 1e-6  # scores are compared in single precision
 
 
-def agglomerate_blocks(output: Output, *, linkage: str, threshold: float, link: bool) -> None:
+def agglomerate_blocks(
+    output: Output, *, linkage: str, threshold: float, absorb: int, link: bool
+) -> None:
     """Merge the fragments of all blocks while their score is at least the threshold.
 
     Read are the boundaries of all blocks; written, the tables ``fragments.npy`` (ids, ascending)
-    and ``segments.npy``. With `link`, the regions of neighbouring sections are linked.
+    and ``segments.npy``. Regions of fewer than `absorb` voxels then join a neighbour, and with
+    `link` the regions of neighbouring sections are linked.
     """
     parts = output.read_tables("boundaries")
     ids, where = np.unique(_gather(parts, "ids"), return_inverse=True)
-    graph = drop_hopeless(join_graphs(ids, parts), linkage, threshold)
-    merges, scores = merge_regions(graph, linkage=linkage)
+    graph = join_graphs(ids, parts)
+    merges, scores = merge_regions(drop_hopeless(graph, linkage, threshold), linkage=linkage)
     segments = Hierarchy(np.zeros(0, np.int32), len(ids), merges, scores).regions(threshold)
+    sizes = np.bincount(where, weights=_gather(parts, "sizes"), minlength=len(ids))
+    segments = absorb_small(graph, segments, sizes, absorb) if absorb else segments
     if link:
         overlaps = np.searchsorted(ids, _gather(parts, "overlaps"))
-        area = np.bincount(segments[where], weights=_gather(parts, "sizes"), minlength=1)
+        area = np.bincount(segments, weights=sizes, minlength=1)
         counts = _gather(parts, "overlap_sizes")
         segments = link_regions(area, segments[overlaps].T, counts)[segments]
     for name, table in (("fragments", ids), ("segments", segments.astype(np.uint64))):

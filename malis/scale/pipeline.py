@@ -27,6 +27,7 @@ from malis.segmentation.recipe import are_sections_apart
 from malis.training.checkpoint import (
     Model,
     load_model,
+    validated_absorb,
     validated_inside,
     validated_threshold,
 )
@@ -44,6 +45,7 @@ def segment_volume(
     block: Sequence[int] = BLOCK,
     threshold: float | None = None,
     linkage: str = "mean",
+    absorb: int | None = None,
     sections: bool = False,
     halo: int | None = None,
     tile: int | Sequence[int] | None = None,
@@ -76,6 +78,9 @@ def segment_volume(
         says was chosen on validation data, or else 0.5.
     linkage : {"mean", "single"}
         See `malis.segmentation.agglomerate`.
+    absorb : int, optional
+        Regions of fewer voxels join a neighbour, see `malis.segment`. By default what the model's
+        card says, or else 0.
     sections : bool
         Segment every section on its own, see `malis.segment`.
     halo : int, optional
@@ -137,6 +142,7 @@ def segment_volume(
     source, model, block = _opened_with_model(source, checkpoint, block)
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
+    absorb = validated_absorb(model.card, linkage) if absorb is None else int(absorb)
     recipe = _recipe(
         source.shape,
         offsets,
@@ -149,7 +155,7 @@ def segment_volume(
         source,
         target,
         block,
-        _settings_to_predict(checkpoint) | _settings_to_segment(recipe, threshold, linkage),
+        _settings_to_predict(checkpoint) | _settings_to_segment(recipe, threshold, linkage, absorb),
         _affinities(source, offsets) | _labels(source, block),
         max(
             memory_to_predict(model.network, source.shape, block, tile),
@@ -158,7 +164,7 @@ def segment_volume(
         **options,
     ) as run:
         run.predict(source, checkpoint, tile, device)
-        run.segment(None, recipe, threshold, linkage)
+        run.segment(None, recipe, threshold, linkage, absorb)
         return {"threshold": threshold, **run.finish()}
 
 
@@ -213,6 +219,7 @@ def segment_affinities(
     block: Sequence[int] = BLOCK,
     linkage: str = "mean",
     inside: float | None = None,
+    absorb: int = 0,
     sections: bool = False,
     halo: int | None = None,
     **options: Any,
@@ -234,7 +241,7 @@ def segment_affinities(
     inside : float, optional
         Average affinity above which a voxel lies inside an object; by default found in samples of
         all blocks.
-    block, linkage, sections, halo, **options
+    block, linkage, absorb, sections, halo, **options
         See `segment_volume`.
 
     Returns
@@ -268,12 +275,12 @@ def segment_affinities(
         source,
         target,
         block,
-        _settings_to_segment(recipe, threshold, linkage),
+        _settings_to_segment(recipe, threshold, linkage, absorb),
         _labels(source, block),
         memory_to_segment(shape, block, recipe.halo, len(steps)),
         **options,
     ) as run:
-        run.segment(source, recipe, threshold, linkage)
+        run.segment(source, recipe, threshold, linkage, absorb)
         return {"threshold": threshold, **run.finish()}
 
 
@@ -344,11 +351,13 @@ def _settings_to_predict(checkpoint: str | Path) -> dict[str, Any]:
     return {"checkpoint": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()}
 
 
-def _settings_to_segment(recipe: Recipe, threshold: float, linkage: str) -> dict[str, Any]:
+def _settings_to_segment(
+    recipe: Recipe, threshold: float, linkage: str, absorb: int
+) -> dict[str, Any]:
     """Return what a segmentation of given affinities depends on."""
     if linkage not in LINKAGES_OF_SUMS:
         raise ValueError(f"linkage must be one of {', '.join(LINKAGES_OF_SUMS)}, got {linkage!r}")
-    return {**recipe._asdict(), "threshold": threshold, "linkage": linkage}
+    return {**recipe._asdict(), "threshold": threshold, "linkage": linkage, "absorb": absorb}
 
 
 def _affinities(source: StoredArray, offsets: tuple[tuple[int, ...], ...]) -> dict[str, Any]:

@@ -57,7 +57,12 @@ class Run:
         self.step("affinities", predict_block, source, path, tile, device)
 
     def segment(
-        self, affinities: StoredArray | None, recipe: Recipe, threshold: float, linkage: str
+        self,
+        affinities: StoredArray | None,
+        recipe: Recipe,
+        threshold: float,
+        linkage: str,
+        absorb: int,
     ) -> None:
         """Do the steps from affinities, by default the output's own, to labels."""
         if recipe.inside is None:
@@ -65,7 +70,8 @@ class Run:
             recipe = recipe._replace(inside=sampled_inside(self.output))
         self.step("fragments", fragment_block, affinities, recipe)
         self.step("boundaries", boundary_block, affinities, recipe)
-        agglomerate_blocks(self.output, linkage=linkage, threshold=threshold, link=recipe.link)
+        merging = {"linkage": linkage, "threshold": threshold, "absorb": absorb}
+        agglomerate_blocks(self.output, **merging, link=recipe.link)
         levels = pyramid(self.output.shape, self.output.block, recipe.resolution)
         self.step("segmentation", label_block, levels)
 

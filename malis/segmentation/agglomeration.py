@@ -80,7 +80,7 @@ def agglomerate(
         graph, linkage=linkage, quantile=quantile, initial_maximum=initial_maximum
     )
     device = fragments.device if isinstance(fragments, torch.Tensor) else None
-    return Hierarchy(leaves, graph.n_regions, merges, scores, device)
+    return Hierarchy(leaves, graph.n_regions, merges, scores, device, graph.sums())
 
 
 def merge_regions(

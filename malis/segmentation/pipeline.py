@@ -25,6 +25,7 @@ def segment(
     per_section: bool | None = None,
     inside: float | None = None,
     sections: bool = False,
+    absorb: int = 0,
     min_size: int = 0,
 ) -> Array:
     """Turn affinities into labels.
@@ -56,6 +57,9 @@ def segment(
     sections : bool
         Segment every section of a volume on its own: nothing joins or links two of them, and a
         label lies in one section. For data that are labelled one section at a time.
+    absorb : int
+        Regions of fewer voxels join the neighbour to which their mean affinity is highest; where
+        sections are segmented one by one, within their section. Only for method "agglomerate".
     min_size : int
         Objects with fewer voxels are set to 0.
 
@@ -68,8 +72,8 @@ def segment(
     ------
     ValueError
         If shapes disagree, the volume is empty, an affinity is not a number in [0, 1], the method
-        is unknown, the sampling has not as many numbers as there are axes, or sections are asked
-        for where there are none.
+        is unknown or cannot absorb, the sampling has not as many numbers as there are axes, or
+        sections are asked for where there are none.
     TypeError
         If affinities are no floats or offsets no integers.
 
@@ -82,6 +86,8 @@ def segment(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if absorb and method != "agglomerate":
+        raise ValueError(f'absorb is for method "agglomerate", got {method!r}')
     steps = check_offsets(offsets)
     check_affinity_shape(affinities.shape, steps, batched=False)
     if sections and steps.shape[1] != 3:
@@ -99,10 +105,11 @@ def segment(
             threshold=threshold,
             sampling=None if sampling is None else tuple(sampling[1:]),
             inside=inside,
+            absorb=absorb,
         )
     elif method == "agglomerate":
         settings = {"sampling": sampling, "per_section": apart, "inside": inside}
-        labels = hierarchy_of(affinities, steps, **settings).cut(threshold)
+        labels = hierarchy_of(affinities, steps, **settings).cut(threshold, absorb)
     elif method == "threshold_watershed":
         labels = threshold_watershed(affinities, steps, threshold)
     else:

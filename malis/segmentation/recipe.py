@@ -66,7 +66,8 @@ def hierarchy_of(
         leaves, graph = _graph_by_section(affinities, steps, sampling, inside, sums)
         merges, scores = merge_regions(graph, linkage=linkage, **settings)
         device = affinities.device if isinstance(affinities, torch.Tensor) else None
-        return Hierarchy(leaves, graph.n_regions, merges, scores, device)
+        graph = graph if sums else graph.sums()
+        return Hierarchy(leaves, graph.n_regions, merges, scores, device, graph)
     pieces = fragments(affinities, steps, threshold=inside, sampling=sampling)
     return agglomerate(affinities, steps, pieces, linkage=linkage, **settings)
 

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from malis._checks import Array, Offsets
 from malis.segmentation.grid import as_affinities, direct_edges
-from malis.segmentation.numbering import compact
+from malis.segmentation.numbering import compact, joined
 
 
 @dataclass(frozen=True)
@@ -175,3 +175,31 @@ def join_graphs(
     starts = np.append(0, np.cumsum(contact[order]))
     place = np.arange(len(affinities)) + np.repeat(first - starts[:-1], contact[order])
     return RegionGraph(n_regions, edges, affinities[place], starts)
+
+
+def absorb_small(
+    graph: RegionSums, regions: np.ndarray, sizes: np.ndarray, size: int
+) -> np.ndarray:
+    """Let every region of fewer than `size` voxels join its neighbour of the highest mean affinity.
+
+    A region joins one neighbour, so that no two large ones are joined through it, and goes on while
+    it is small. Zlateski and Seung, arXiv:1505.00249, 2015, treat small regions on their own, too.
+
+    `regions`, (N,) int64 numbers 1, 2, ..., says in which region each fragment of the graph lies,
+    and `sizes`, (N,), how many voxels it has. Returned are numbers like `regions`.
+    """
+    while True:
+        n = int(regions.max(initial=0)) + 1
+        small = np.bincount(regions, weights=sizes, minlength=n) < size
+        ends = np.sort(regions[graph.edges], axis=1)
+        taken = (ends[:, 0] != ends[:, 1]) & small[ends].any(axis=1)
+        if not taken.any():
+            return regions
+        keys, pair = np.unique(ends[taken] @ [n, 1], return_inverse=True)
+        contact, total = (np.bincount(pair, one[taken]) for one in (graph.contact, graph.total))
+        one, other = np.divmod(keys, n)
+        one, other = np.concatenate([one, other]), np.concatenate([other, one])
+        order = np.lexsort((other, -np.tile(total / contact, 2), one))
+        order = order[small[one[order]]]
+        best = order[np.diff(one[order], prepend=-1) != 0]
+        regions = joined(n, one[best], other[best])[regions].astype(np.int64)

@@ -180,6 +180,14 @@ def validated_inside(
     return None if inside is None else float(inside)
 
 
+def validated_absorb(card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False) -> int:
+    """Return below how many voxels validation lets regions join a neighbour, or else 0.
+
+    See `validated_threshold`, and `malis.segment` for what is absorbed.
+    """
+    return int(_validated(card, linkage, views).get("absorb", 0))
+
+
 def _validated(card: Mapping[str, Any], linkage: str, views: bool) -> Mapping[str, Any]:
     """Return what a card says about the agglomeration of a linkage, or nothing."""
     scores = card.get("scores", {})

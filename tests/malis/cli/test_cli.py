@@ -189,6 +189,13 @@ class TestSegment:
             read_ids("out.hdf").data, self.expected(affinities, 0.3, min_size=20)
         )
 
+    def test_small_regions_join_others(self, folder, affinities):
+        command = ["segment", "sample.hdf", "out.hdf", "--checkpoint", "net.model", "--quiet"]
+        assert main([*command, "--absorb", "20"]) == 0
+        expected = self.expected(affinities, THRESHOLD, absorb=20)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
+        assert (expected != self.expected(affinities, THRESHOLD)).any()
+
     def test_sections_that_nothing_links(self, folder, affinities):
         command = "segment sample.hdf out.hdf --checkpoint net.model --quiet --sections"
         assert main(command.split()) == 0

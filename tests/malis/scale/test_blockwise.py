@@ -133,16 +133,21 @@ def test_affinities_are_those_of_one_piece(tmp_path, kind, block):
 
 
 @pytest.mark.parametrize("linkage", ["mean", "single"])
-def test_blocks_whose_halo_covers_the_volume_give_the_same_labels(tmp_path, cells, linkage):
+@pytest.mark.parametrize("absorb", [0, 300])
+def test_blocks_whose_halo_covers_the_volume_give_the_same_labels(tmp_path, cells, linkage, absorb):
     affinities = cells[0][:, :, :40, :48]
     source = write_volume(tmp_path / "affinities.zarr", affinities, (8, 8, 8))
     offsets = nearest_offsets(3)
     pieces = fragments(affinities, offsets, threshold=inside_threshold(affinities, offsets))
     hierarchy = agglomerate(affinities, offsets, pieces, linkage=linkage)
-    options = {"threshold": 0.5, "linkage": linkage, "block": (16, 24, 16), "halo": 48}
-    segment_affinities(source, tmp_path / "out.zarr", **options, **QUIET)
+    threshold = float(np.quantile(hierarchy.scores, 0.8))  # a fifth of the merges are made
+    options = {"threshold": threshold, "linkage": linkage, "absorb": absorb}
+    shape = {"block": (16, 24, 16), "halo": 48}
+    segment_affinities(source, tmp_path / "out.zarr", **options, **shape, **QUIET)
     labels = open_volume(tmp_path / "out.zarr")[...]
-    np.testing.assert_array_equal(labels, hierarchy.cut(0.5))
+    np.testing.assert_array_equal(labels, hierarchy.cut(threshold, absorb))
+    small = np.bincount(hierarchy.cut(threshold).ravel().astype(int))[1:] < 300
+    assert small.any() and not small.all()
 
 
 @pytest.mark.parametrize("resolution", [(8, 8, 8), (40, 4, 4)])
@@ -159,15 +164,19 @@ def test_segmentation_equals_the_one_piece_one(tmp_path, cells, resolution):
     assert voi(open_volume(tmp_path / "out.zarr", "fragments")[...], expected) > 0.5
 
 
-def test_sections_of_a_2d_network_are_linked_as_in_one_piece(tmp_path, cells):
+@pytest.mark.parametrize("absorb", [0, 60])
+def test_sections_of_a_2d_network_are_linked_as_in_one_piece(tmp_path, cells, absorb):
     affinities = cells[0][1:]
     offsets = [(0, -1, 0), (0, 0, -1)]
     source = write_volume(tmp_path / "affinities.zarr", affinities, offsets=offsets)
+    merging = {"threshold": 0.7, "absorb": absorb}
     segment_affinities(
-        source, tmp_path / "out.zarr", threshold=0.7, block=(7, 32, 36), halo=24, **QUIET
+        source, tmp_path / "out.zarr", **merging, block=(7, 32, 36), halo=24, **QUIET
     )
     labels = open_volume(tmp_path / "out.zarr")[...]
-    expected = segment(affinities, offsets, threshold=0.7, sampling=(40, 4, 4))
+    expected = segment(affinities, offsets, **merging, sampling=(40, 4, 4))
+    area = np.bincount(expected[3].astype(int).ravel())
+    assert absorb == 0 or area[area > 0].min() >= absorb
     assert len(np.intersect1d(expected[0], expected[-1])) > 10  # objects do cross sections
     assert voi(labels, expected) < 0.01
 
@@ -240,7 +249,7 @@ def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path):
     rng = np.random.default_rng(3)
     raw = rng.integers(0, 256, (12, 40, 40), dtype=np.uint8)
     source = write_volume(tmp_path / "raw.zarr", raw, (8, 8, 8))
-    card = {"scores": {"agglomeration": {"threshold": 0.6}}}
+    card = {"scores": {"agglomeration": {"threshold": 0.6, "absorb": 9}}}
     model = write_model(tmp_path / "some.model", "cnn-3d", card)
     report = segment_volume(source, tmp_path / "out.zarr", model, block=(9, 20, 20), **QUIET)
     assert report["threshold"] == 0.6
@@ -248,7 +257,8 @@ def test_from_raw_data_to_labels_with_the_threshold_of_the_card(tmp_path):
     assert labels.dtype == np.uint64
     assert (labels.resolution, labels.offset) == ((8, 8, 8), (80, 8, 4))
     affinities = predict(load_model(model).network, raw, progress=False)
-    expected = segment(affinities, nearest_offsets(3), threshold=0.6, sampling=(8, 8, 8))
+    merging = {"threshold": 0.6, "absorb": 9, "sampling": (8, 8, 8)}
+    expected = segment(affinities, nearest_offsets(3), **merging)
     assert voi(labels[...], expected) < 0.01
 
 

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malis.affinity import nearest_offsets
-from malis.segmentation import RegionGraph, agglomerate, merge_regions, region_graph
+from malis.segmentation import (
+    Hierarchy,
+    RegionGraph,
+    agglomerate,
+    merge_regions,
+    region_graph,
+)
+from malis.segmentation.regions import absorb_small
 
 
 def graph_of(boundaries, n_regions):
@@ -340,3 +347,42 @@ def test_arguments_stay_as_they_are(make_affinities):
         agglomerate(affinities, nearest_offsets(2), fragments, linkage=linkage).cut(0.5)
     np.testing.assert_array_equal(affinities, before[0])
     np.testing.assert_array_equal(fragments, before[1])
+
+
+def test_small_regions_join_a_neighbour_by_hand():
+    graph, sizes = BY_HAND.sums(), np.array([9, 2, 9, 1, 1])
+    apart = np.arange(1, 6)
+    # 1 joins 0 (.7, not .6), 3 and 4 join 2; 0 and 2 stay two, though 1 touches both
+    assert absorb_small(graph, apart, sizes, 3).tolist() == [1, 1, 2, 2, 2]
+    # only 3 and 4 are small
+    assert absorb_small(graph, apart, sizes, 2).tolist() == [1, 2, 3, 3, 3]
+    # 1 and 2 lie in one region: 3 touches 0 by .3125 on average, and that one by .65
+    assert absorb_small(graph, np.array([1, 2, 2, 3, 4]), sizes, 2).tolist() == [1, 2, 2, 2, 2]
+    assert absorb_small(graph, apart, sizes, 100).tolist() == [1] * 5  # all that touch
+    assert absorb_small(graph, apart, sizes, 1).tolist() == apart.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from(["mean", "single"]))
+def test_no_small_region_is_left_and_no_large_ones_meet(seed, size, linkage):
+    rng = np.random.default_rng(seed)
+    affinities = rng.random((3, 3, 7, 8), np.float32)
+    fragments = rng.integers(0, 40, (3, 7, 8))
+    hierarchy = agglomerate(affinities, nearest_offsets(3), fragments, linkage=linkage)
+    before, after = hierarchy.cut(0.6), hierarchy.cut(0.6, absorb=size)
+    np.testing.assert_array_equal(after == 0, before == 0)
+    sizes = np.bincount(before.ravel().astype(int))
+    whole = np.unique(np.stack([before, after]).reshape(2, -1), axis=1).T
+    assert len(whole) == len(np.unique(before))  # regions join, and are never cut
+    large = [new for old, new in whole.tolist() if old and sizes[old] >= size]
+    assert len(set(large)) == len(large)
+    touching = region_graph(affinities, nearest_offsets(3), after).edges
+    ids = np.unique(after[after > 0])
+    small = np.bincount(after.ravel().astype(int))[ids] < size
+    assert not small[touching].any()
+
+
+def test_a_hierarchy_without_its_graph_absorbs_nothing():
+    hierarchy = Hierarchy(np.ones((2, 2), np.int32), 1, np.zeros((0, 2), int), np.zeros(0))
+    with pytest.raises(ValueError, match="without its graph"):
+        hierarchy.cut(0.5, absorb=3)

@@ -15,6 +15,7 @@ from malis.training.checkpoint import (
     load_model,
     read,
     save_model,
+    validated_absorb,
     validated_threshold,
     write,
 )
@@ -212,10 +213,13 @@ class TestModels:
 
 
 def test_the_threshold_of_the_card_is_that_of_the_linkage():
-    card = {"scores": {"agglomeration": {"threshold": 0.8}, "mean_linkage": {"threshold": 0.6}}}
+    scores = {"agglomeration": {"threshold": 0.8, "absorb": 90}, "mean_linkage": {"threshold": 0.6}}
+    card = {"scores": scores}
     assert validated_threshold(card) == 0.6
     assert validated_threshold(card, "single") == 0.8
     assert validated_threshold({}) == 0.5
+    assert validated_absorb(card, "single") == 90
+    assert validated_absorb(card) == validated_absorb({}) == 0
     assert validated_threshold({}, views=True) == 0.5
     assert validated_threshold(card, views=True) == 0.6
     card["scores"]["views_mean_linkage"] = {"threshold": 0.7}
