@@ -4,12 +4,12 @@ import resource
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import tifffile
+from as_on_windows import keep_open_files
 
 from data import download
 from data.download import DownloadError, fetch, file_name, main
@@ -105,20 +105,10 @@ def test_file_and_checksum_are_stored(server, tmp_path):
     assert (digest, name) == (hashlib.sha256(content).hexdigest(), NAME)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells which files are open")
 def test_no_open_file_is_renamed_where_there_is_no_lock(server, tmp_path, monkeypatch):
-    """As on Windows, which has no fcntl and refuses to rename or delete an open file."""
+    """As on Windows, which has no fcntl and refuses to replace or delete an open file."""
     content = server.files[NAME] = cremi_bytes(tmp_path)
-
-    def when_closed(do):
-        def method(path, *arguments, **settings):
-            assert path.resolve() not in [one.resolve() for one in Path("/proc/self/fd").iterdir()]
-            return do(path, *arguments, **settings)
-
-        return method
-
-    for name in ("replace", "unlink"):
-        monkeypatch.setattr(Path, name, when_closed(getattr(Path, name)))
+    keep_open_files(monkeypatch)
     monkeypatch.setattr(download, "fcntl", None)
     (tmp_path / f"{NAME}.part").write_bytes(bytes(len(content) + 1))  # of another file
     assert fetch("A", tmp_path, base_url=server.url).read_bytes() == content
