@@ -238,7 +238,8 @@ class _Resuming:
 def _alone(part: Path) -> Iterator[None]:
     """Keep others from fetching the same file at the same time."""
     try:
-        with part.open("ab") as file:
+        # Windows has no fcntl, and renames no file that is open.
+        with part.open("ab") if fcntl else contextlib.nullcontext() as file:
             if fcntl:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

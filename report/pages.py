@@ -47,11 +47,11 @@ def update(root: Path = ROOT) -> list[Path]:
     """Write the tables of all pages anew; return those that changed, and touch no others."""
     changed, made = [], tables()
     for page in (root / name for name in PAGES):
-        before = page.read_text()
+        before = page.read_text(encoding="utf-8")
         after = filled(before, made)
         if after != before:
             with atomic_write(page) as temporary:
-                temporary.write_text(after)
+                temporary.write_text(after, encoding="utf-8")
             changed.append(page)
     return changed
 

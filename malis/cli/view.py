@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-import threading
+import time
 import webbrowser
 
 from malis.cli import files
@@ -56,9 +56,5 @@ def run(options: argparse.Namespace) -> None:
     if not options.no_browser:
         webbrowser.open(str(viewer))
     with contextlib.suppress(KeyboardInterrupt):
-        _serve()
-
-
-def _serve() -> None:
-    """Leave the work to the server's thread."""
-    threading.Event().wait()
+        while True:  # a wait without end, unlike this, ignores Ctrl-C on Windows before Python 3.14
+            time.sleep(3600)

@@ -126,7 +126,7 @@ class Output:
         tables = []
         for path in (self.file_of(step, block) for block in self.blocks):
             try:
-                with np.load(path) as content:
+                with path.open("rb") as file, np.load(file) as content:
                     tables.append(dict(content))
             except DAMAGE as error:
                 path.unlink(missing_ok=True)

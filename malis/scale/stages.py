@@ -213,6 +213,7 @@ def label_block(output: Output, levels: list[tuple[int, int, int]], block: Block
     known = present > 0
     table = np.zeros(len(present), dtype=np.uint64)
     table[known] = segments[np.searchsorted(ids, present[known])]
+    del ids, segments  # Windows replaces no file that is mapped, as by an error further down
     labels = table[where].reshape(fragments.shape)
     for level, factor in reversed(list(enumerate(levels))):  # the finest says that all are done
         coarse = tuple(

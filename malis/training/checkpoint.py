@@ -204,15 +204,16 @@ def write(path: str | Path, content: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(_plain(content), buffer)
+    data = buffer.getvalue()  # in Python 3.12.1, an error that holds `getbuffer` ends in a crash
     try:
-        torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+        torch.load(io.BytesIO(data), weights_only=True)
     except pickle.UnpicklingError as error:
         raise TypeError(
             f"{path} would hold more than tensors, numbers, texts and containers of them, and "
             "could not be read again"
         ) from error
     with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(data)
 
 
 def read(path: str | Path, *kinds: str) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class Settings:
         By default CUDA if there is a device, else the CPU.
     num_workers : int, optional
         Processes that prepare batches; any number gives the same result. By default none on the
-        CPU, where they would take the cores from the network, and up to 4 beside a GPU.
+        CPU, where they would take the cores from the network, and up to 4 beside a GPU. On Windows,
+        a script that has any must call the training under ``if __name__ == "__main__":``.
     checkpoint : str or Path, optional
         File to keep the training in.
     checkpoint_every : int

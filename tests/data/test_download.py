@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from as_on_windows import keep_open_files
 
 from data import download
 from data.download import DownloadError, fetch, file_name, main
@@ -102,6 +103,19 @@ def test_file_and_checksum_are_stored(server, tmp_path):
     assert names(folder) == [NAME, f"{NAME}.sha256"]
     digest, name = (folder / f"{NAME}.sha256").read_text().split()
     assert (digest, name) == (hashlib.sha256(content).hexdigest(), NAME)
+
+
+def test_no_open_file_is_renamed_where_there_is_no_lock(server, tmp_path, monkeypatch):
+    """As on Windows, which has no fcntl and refuses to replace or delete an open file."""
+    content = server.files[NAME] = cremi_bytes(tmp_path)
+    keep_open_files(monkeypatch)
+    monkeypatch.setattr(download, "fcntl", None)
+    (tmp_path / f"{NAME}.part").write_bytes(bytes(len(content) + 1))  # of another file
+    assert fetch("A", tmp_path, base_url=server.url).read_bytes() == content
+    server.files[file_name("B")] = b"no volume"
+    with pytest.raises(DownloadError, match="is not an HDF5 file"):
+        fetch("B", tmp_path, base_url=server.url)
+    assert names(tmp_path) == [NAME, f"{NAME}.sha256"]
 
 
 def test_test_samples_need_no_labels(server, tmp_path):

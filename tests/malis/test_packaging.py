@@ -78,6 +78,12 @@ class TestRequirements:
         names = {one.partition("==")[0] for one in lowest}
         assert names >= {Requirement(one).name for one in PROJECT["dependencies"] + EXTRAS["train"]}
 
+    @pytest.mark.parametrize(("system", "allowed"), [("linux", True), ("win32", False)])
+    def test_integers_have_64_bits(self, system, allowed):
+        numpy = [one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "numpy"]
+        there = [r for r in numpy if not r.marker or r.marker.evaluate({"sys_platform": system})]
+        assert all(one.specifier.contains("1.26.4") for one in there) == allowed
+
     def test_the_command_is_there(self):
         module, _, function = PROJECT["scripts"]["malis"].partition(":")
         assert callable(getattr(__import__(module, fromlist=[function]), function))

@@ -573,10 +573,10 @@ def test_view_prints_the_link_and_serves_until_interrupted(folder, monkeypatch, 
     neuroglancer = pytest.importorskip("neuroglancer", reason="needs the extra scale")
     opened = []
 
-    def interrupted():
+    def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("malis.cli.view._serve", interrupted)
+    monkeypatch.setattr("malis.cli.view.time.sleep", interrupted)
     monkeypatch.setattr("malis.cli.view.webbrowser.open", opened.append)
     assert main(["view", "sample.hdf", "sample.hdf", "sample.hdf"]) == 0
     link = capsys.readouterr().out.splitlines()[0]

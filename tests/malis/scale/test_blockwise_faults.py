@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from as_on_windows import keep_open_files
 from blockwise_cases import QUIET, make_cells, write_model, write_volume
 
 from malis import nearest_offsets
@@ -67,6 +68,7 @@ def shards(path, name):
 def test_a_full_disk_stops_clearly_and_the_same_call_goes_on(
     tmp_path, monkeypatch, source, expected, name
 ):
+    keep_open_files(monkeypatch)
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
         fail_at(patch, 4, full, name)
@@ -150,7 +152,8 @@ def test_a_damaged_block_is_named_and_computed_again(
 
 
 @pytest.mark.parametrize("kept", [0, 200, None])
-def test_damaged_boundaries_are_counted_again(tmp_path, source, expected, kept):
+def test_damaged_boundaries_are_counted_again(tmp_path, monkeypatch, source, expected, kept):
+    keep_open_files(monkeypatch)
     target = tmp_path / "out.zarr"
     interrupt_before("agglomerate_blocks", segment_affinities, source, target, **OPTIONS)
     path = target / "progress/boundaries/0/1/0.npz"
