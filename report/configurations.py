@@ -198,6 +198,7 @@ DATA: dict[str, Data] = {
         patch=(8, 128, 128),
         window=(8, 32, 32),
         neighbours=2,
+        absorb=1000,
         whole=False,
         batch=1,
         steps=2000,

@@ -86,7 +86,7 @@ def run(
     network = recipe.network(**(arguments | far))
     training, validation = train_stages(network, source, recipe, volume, seed, steps, place)
     network = nearest_only(network, source, recipe).eval()
-    scores, curves = score_network(
+    scores = score_network(
         network,
         source,
         volume.sections(source.split.validation),
@@ -98,8 +98,8 @@ def run(
             row["section"] = section % max(source.split.test.stop, 1)
     windows = np.arange(len(training)) * CURVE_POINTS // len(training)
     thinned = training[["step", "loss"]].groupby(windows).mean()
-    for curve, points in (("training", thinned), ("validation", validation)):
-        curves += points.assign(curve=curve).to_dict("records")
+    curves = thinned.assign(curve="training").to_dict("records")
+    curves += validation.assign(curve="validation").to_dict("records")
     here = environment(device)
     network_title, loss = recipe.title.split(", ", 1)
     split = [f"{k} {part[0]}-{part[-1]}" for k, part in vars(source.split).items() if part]

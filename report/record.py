@@ -37,13 +37,13 @@ TABLES = {
         *("rand_precision", "rand_recall", "cremi_score"),
     ],
     "curves.csv.gz": [
-        *("run", "curve", "reading", "step", "threshold"),
+        *("run", "curve", "step", "threshold"),
         *("loss", "voi_split", "voi_merge", "cremi_score"),
     ],
 }
 DECIMALS = {  # thresholds of scores are kept as they are
     "scores.csv.gz": dict.fromkeys(TABLES["scores.csv.gz"][7:], 6),
-    "curves.csv.gz": dict.fromkeys(TABLES["curves.csv.gz"][4:], 4),
+    "curves.csv.gz": dict.fromkeys(TABLES["curves.csv.gz"][3:], 4),
 }
 
 
@@ -67,9 +67,9 @@ def add_rows(rows: dict[str, Sequence[dict[str, Any]]], results: Path = RESULTS)
     ``rows`` has new rows by key of `TABLES`, those of one run in one call, each with its name. In
     scores, ``part`` is "validation", the mean over all validation sections at the threshold that
     they choose, or "test", a section, or a volume by its first section; ``open_ended`` says whether
-    the threshold is the last that was tried. In curves, ``curve`` is "training" or "validation"
-    over steps, or "validation cuts" or "test cuts" over thresholds. Several processes may add rows
-    at once: each waits for the others, and no row is lost.
+    the threshold is the last that was tried. In curves over steps, ``curve`` is "training" or
+    "validation". Several processes may add rows at once: each waits for the others, and no row is
+    lost.
     """
     results.mkdir(parents=True, exist_ok=True)
     replaced = {run["run"] for run in rows["runs.csv"]}

@@ -1,6 +1,6 @@
 """Scores of a trained network: every choice on validation sections, the result on test sections."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from malis.inference.views import predict_views
 from malis.labels import relabel_components
 from malis.segmentation import (
     Hierarchy,
-    best_threshold,
     choose_cut,
     connected_components,
     hierarchies_of,
@@ -24,7 +23,6 @@ from malis.segmentation import (
     threshold_watershed,
 )
 from malis.segmentation.recipe import are_sections_apart
-from malis.segmentation.threshold import ThresholdCurve
 from malis.training.dataset import LabelledVolume
 from report.configurations import Data
 
@@ -44,7 +42,6 @@ THRESHOLDS = np.concatenate(
 ).round(4)
 VIEWS = "views_"  # before the names of what is found with the mean over all views
 TILE = 1024  # pixels that a 2D network predicts in one piece, a section of AC3
-CURVE_POINTS = 60
 # Of curves over thresholds. Chosen by leaving out one validation section at a time: it makes the
 # threshold that the others choose better for the one left out.
 SMOOTHING = 0.15
@@ -109,67 +106,54 @@ def make_samples(
 
 def score_network(
     network: nn.Module, source: Data, validation: LabelledVolume, test: LabelledVolume | None
-) -> tuple[list[Row], list[Row]]:
+) -> list[Row]:
     """Segment and score by agglomeration with three linkages, and by two simpler methods.
 
     Validation sections choose the thresholds; without ``test`` only the choice is of interest.
-    Return rows of scores and of curves for `report.record.add_rows` that lack their run; test
-    sections are counted from 0. With the prefix `VIEWS`, a reading is of the mean over all views.
+    Return rows of scores for `report.record.add_rows` that lack their run; test sections are
+    counted from 0. With the prefix `VIEWS`, a reading is of the mean over all views.
     """
     scores: list[Row] = []
-    curves: list[Row] = []
     for prefix, averaged in (("", False), (VIEWS, True))[: 1 + source.views]:
         choice = make_samples(network, source, validation, averaged=averaged)
         report = None if test is None else make_samples(network, source, test, averaged=averaged)
         for name in (*LINKAGES, *SIMPLE):
             score = _agglomerated if name in LINKAGES else _thresholded
-            made, drawn = score(name, choice, report)
-            scores += [{"reading": prefix + name, **row} for row in made]
-            curves += [{"reading": prefix + name, **row} for row in drawn]
-    return scores, curves
+            scores += [{"reading": prefix + name, **row} for row in score(name, choice, report)]
+    return scores
 
 
-def _agglomerated(
-    name: str, choice: Samples, report: Samples | None
-) -> tuple[list[Row], list[Row]]:
-    source = choice.source
-    rules = {"smoothing": SMOOTHING, "ignore_groundtruth": source.ignore}
-    inside, threshold, curve = choose_cut(
+def _agglomerated(name: str, choice: Samples, report: Samples | None) -> list[Row]:
+    source, linkage = choice.source, LINKAGES[name]
+    inside, threshold, _ = choose_cut(
         choice.affinities,
         choice.truths,
         source.offsets,
         **choice.settings,
-        **rules,
-        **LINKAGES[name],
+        smoothing=SMOOTHING,
+        ignore_groundtruth=source.ignore,
+        **linkage,
     )
-    validated = float(curve.cremi[curve.best(smoothing=SMOOTHING)])
-    if source.absorb:  # once the threshold is chosen
-        hierarchies = choice.agglomerated(inside=inside, **LINKAGES[name])
-        segmented = [one.cut(threshold, source.absorb) for one in hierarchies]
-        validated = mean_of_sections(choice.scores(segmented)).cremi_score
+
+    def scored(samples: Samples) -> list[Scores | None]:
+        hierarchies = samples.agglomerated(inside=inside, **linkage)
+        return samples.scores([one.cut(threshold, source.absorb) for one in hierarchies])
+
     row = {"threshold": threshold, "inside": inside, "open_ended": False}
+    validated = mean_of_sections(scored(choice)).cremi_score
     scores = [{**row, "part": "validation", "cremi_score": validated}]
-    curves = list(_thinned("validation cuts", curve))
-    if report is not None:
-        hierarchies = report.agglomerated(inside=inside, **LINKAGES[name])
-        segmented = [one.cut(threshold, source.absorb) for one in hierarchies]
-        scores += _tested(row, report.scores(segmented))
-        curves += _thinned("test cuts", best_threshold(hierarchies, report.truths, **rules)[1])
-    return scores, curves
+    return scores + (_tested(row, scored(report)) if report else [])
 
 
-def _thresholded(name: str, choice: Samples, report: Samples | None) -> tuple[list[Row], list[Row]]:
+def _thresholded(name: str, choice: Samples, report: Samples | None) -> list[Row]:
     segmented = (choice.simply(name, threshold) for threshold in THRESHOLDS)
     errors = [mean_of_sections(choice.scores(one)).cremi_score for one in segmented]
     best = int(np.argmin(errors))
     threshold = float(THRESHOLDS[best])
     row = {"threshold": threshold, "open_ended": best == len(THRESHOLDS) - 1}
     scores = [{**row, "part": "validation", "cremi_score": errors[best]}]
-    if report is not None:
-        scores += _tested(row, report.scores(report.simply(name, threshold)))
-    points = zip(THRESHOLDS.tolist(), errors, strict=True)
-    curve = {"curve": "validation cuts"}
-    return scores, [{**curve, "threshold": one, "cremi_score": error} for one, error in points]
+    tested = report and _tested(row, report.scores(report.simply(name, threshold)))
+    return scores + (tested or [])
 
 
 def _tested(row: Row, found: list[Scores | None]) -> list[Row]:
@@ -178,12 +162,3 @@ def _tested(row: Row, found: list[Scores | None]) -> list[Row]:
         for section, one in enumerate(found)
         if one is not None
     ]
-
-
-def _thinned(name: str, curve: ThresholdCurve) -> Iterator[Row]:
-    """Keep some thresholds of a curve, the best one among them."""
-    rows = np.linspace(0, len(curve.thresholds) - 1, CURVE_POINTS).round().astype(int)
-    for row in np.unique(np.append(rows, curve.best(smoothing=SMOOTHING))):
-        point = {"threshold": curve.thresholds[row], "cremi_score": curve.cremi[row]}
-        point |= {"voi_split": curve.voi_split[row], "voi_merge": curve.voi_merge[row]}
-        yield {"curve": name, **{key: float(value) for key, value in point.items()}}

@@ -158,7 +158,7 @@ def test_a_run_trains_scores_and_keeps_its_model(small_world):
         assert ("inside" in own[0]) == any(name in reading for name in LINKAGES)
         assert all(one["cremi_score"] > 0 for one in own)
     curves = {one["curve"] for one in rows["curves.csv.gz"]}
-    assert curves == {"training", "validation", "validation cuts", "test cuts"}
+    assert curves == {"training", "validation"}
     steps = [one["step"] for one in rows["curves.csv.gz"] if one["curve"] == "training"]
     assert steps == [1, 2, 3]
     card = load_model(small_world / "work" / "small_cnn-2009_0.model").card
