@@ -1,10 +1,11 @@
 """Bring other volumes into CREMI layout: python -m data.convert RAW LABELS OUT.hdf --resolution ...
 
-RAW and LABELS are each a TIFF stack, a folder of images (in the order of their names), a .npy file,
-or an HDF5 dataset given as FILE.h5:DATASET. Grey values other than whole numbers from 0 to 255 need
---range. With --cells, LABELS is a mask of cell interiors, as in the ISBI 2012 challenge: every
-connected piece of it in a section becomes a neuron of its own, the rest is 0. An HDF5 dataset that
-has a table `transforms` beside it, as FlyEM's files have, is mapped through that table.
+RAW and LABELS, which may be left out, are each a TIFF stack, a folder of images (in the order of
+their names), a .npy file, or an HDF5 dataset given as FILE.h5:DATASET. Grey values other than whole
+numbers from 0 to 255 need --range. With --cells, LABELS is a mask of cell interiors, as in the ISBI
+2012 challenge: every connected piece of it in a section becomes a neuron of its own, the rest is 0.
+An HDF5 dataset that has a table `transforms` beside it, as FlyEM's files have, is mapped through
+that table.
 """
 
 import argparse
@@ -163,7 +164,7 @@ def label_cells(mask: NDArray) -> NDArray[np.uint64]:
 
 def convert(
     raw: str | Path,
-    labels: str | Path,
+    labels: str | Path | None,
     output: str | Path,
     resolution: tuple[float, float, float],
     *,
@@ -172,12 +173,12 @@ def convert(
     sections: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a CREMI file from two stacks.
+    """Write a CREMI file from raw data and, where there are some, labels.
 
     Parameters
     ----------
     raw, labels : str or Path
-        What `read_stack` reads.
+        What `read_stack` reads; labels may be None.
     output : str or Path
         The file to write.
     resolution : (float, float, float)
@@ -200,18 +201,20 @@ def convert(
     OSError
         If something cannot be read or written, or the output exists.
     """
-    for source in (raw, labels):
+    sources = [raw] if labels is None else [raw, labels]
+    for source in sources:
         file = _split(source)[0]
         if Path(output).exists() and file.exists() and file.samefile(output):
             raise ValueError(f"{output} is an input: take another name for the output")
-    picture, numbers = read_stack(raw), read_stack(labels)
-    if picture.shape != numbers.shape:
-        raise ValueError(
-            f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
-        )
+    picture, *others = (read_stack(source) for source in sources)
+    for numbers in others:
+        if picture.shape != numbers.shape:
+            raise ValueError(
+                f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
+            )
     if sections is not None and not 0 < sections <= len(picture):
         raise ValueError(f"sections must be from 1 to {len(picture)}, got {sections}")
-    picture, numbers = picture[:sections], numbers[:sections]
+    picture = picture[:sections]
     if grey_range is not None:
         picture = to_bytes(picture, resolve_range(picture, grey_range))
     elif picture.size and (picture.min() < 0 or picture.max() > 255 or (picture % 1).any()):
@@ -220,11 +223,12 @@ def convert(
             f"{picture.min():g} to {picture.max():g}; say which are black and white "
             "(--range LOW HIGH)"
         )
-    comment = f"converted from {Path(raw).name} and {Path(labels).name}"
+    comment = "converted from " + " and ".join(Path(source).name for source in sources)
     with CremiFile(output, "w", overwrite=overwrite) as file:
         file.write_raw(Volume(picture, resolution, comment=comment))
-        numbers = label_cells(numbers) if cells else numbers
-        file.write_neuron_ids(Volume(numbers, resolution, comment=comment))
+        for numbers in others:
+            ids = label_cells(numbers[:sections]) if cells else numbers[:sections]
+            file.write_neuron_ids(Volume(ids, resolution, comment=comment))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -235,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("raw")
-    parser.add_argument("labels")
+    parser.add_argument("labels", nargs="?")
     parser.add_argument("output", type=Path)
     parser.add_argument("--resolution", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"))
     parser.add_argument(

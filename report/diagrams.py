@@ -83,7 +83,7 @@ def draw_one_tree() -> plt.Figure:
     style = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": pictures.PALETTE[4]}
     ax.text(1.01, border + 0.03, "positive pass:\ninner edges", va="bottom", **style)
     ax.text(1.01, border - 0.03, "negative pass:\nboundary edges", va="top", **style)
-    ax.set_ylim(heights[-1] - 0.09, 1.08)  # the leaves are on top
+    ax.set_ylim(heights[-1] - 0.09, 1.12)  # the leaves are on top
     ax.set_yticks([])
     ax.set_ylabel("order of merges")
     figure.tight_layout()

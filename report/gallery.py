@@ -35,7 +35,7 @@ from report.experiments import MODELS, WORK, held_out
 from report.figures import FIGURES
 from report.record import ROOT
 from report.scores import LINKAGES, make_samples
-from report.tables import MAIN, TITLES
+from report.tables import TITLES
 
 GALLERY = FIGURES / "gallery"
 PICTURED = ("snemi3d", "fib25_slab", "isbi2012", "synthetic", "cremi_crop")
@@ -67,15 +67,10 @@ def segment(model: Model, source: Data, part: LabelledVolume) -> tuple[np.ndarra
 
     Returns the segments, and the affinities as the mean over their channels.
     """
-    scores = model.card["scores"]
-    threshold = scores[MAIN]["threshold"]
-    linkage = next(  # that of a fold may be another one
-        name for name in (source.linkage, *LINKAGES) if scores[name]["threshold"] == threshold
-    )
+    validated = model.card["scores"][source.linkage]
     samples = make_samples(model.network, source, part)
-    settings = {"inside": scores[linkage].get("inside"), **LINKAGES[linkage]}
-    absorb = scores[linkage].get("absorb", 0)
-    cuts = [one.cut(threshold, absorb) for one in samples.agglomerated(**settings)]
+    hierarchies = samples.agglomerated(inside=validated.get("inside"), **LINKAGES[source.linkage])
+    cuts = [one.cut(validated["threshold"], validated.get("absorb", 0)) for one in hierarchies]
     means = [one.mean(axis=0) for one in samples.affinities]
     return tuple(np.stack(one).reshape(part.raw.shape) for one in (cuts, means))
 
@@ -152,7 +147,7 @@ def draw_volume(data: str) -> Path | None:
         networks[method] = {
             "title": METHODS[method].title,
             **{key: model.card[key] for key in ("seed", "steps")},
-            "threshold": model.card["scores"][MAIN]["threshold"],
+            "threshold": model.card["scores"][source.linkage]["threshold"],
             "scores": ids.whole_volume_scores(segments[None]).as_dict(),
         }
     if bodies:

@@ -118,5 +118,6 @@ def _pictures(cards: list[dict[str, Any]]) -> str:
         place, names = f"report/figures/gallery/{card['data']}", (method, f"{method}_errors")
         pictures = zip(titles, ("raw", "truth", *names), strict=True)
         cells = [f"![{title}]({place}/{name}.png)" for title, name in pictures]
-        lines.append([f"{card['title']}, section {card['section']}", *cells])
+        loss = card["networks"][method]["title"].split(", ", 1)[1]
+        lines.append([f"{card['title']}, section {card['section']}; {loss}", *cells])
     return markdown(lines)

@@ -249,11 +249,13 @@ def data_rows(results: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def loss_share(results: Path = RESULTS) -> dict[str, float]:
-    """Return which part of a step the sum of both losses takes, in sections and in volumes."""
+    """Return which part of a step both losses take: in sections, on slabs and in a 3D U-Net."""
     runs = _select(read_table("runs.csv", results), method="unet-both")
     seconds = runs[["seconds_data", "seconds_network", "seconds_loss"]]
-    ndim = runs["settings"].map(lambda one: str(len(one["patch"])))
-    return (seconds["seconds_loss"] / seconds.sum(axis=1)).groupby(ndim).mean().to_dict()
+    kind = runs["settings"].map(
+        lambda one: "sections" if len(one["patch"]) == 2 else "slabs" if one["neighbours"] else "3D"
+    )
+    return (seconds["seconds_loss"] / seconds.sum(axis=1)).groupby(kind).mean().to_dict()
 
 
 def speed_facts(loss: dict[str, Any]) -> dict[str, Any]:

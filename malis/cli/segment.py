@@ -29,8 +29,8 @@ others may also be uint8 up to 255.
 OUT gets the labels, uint64 with 0 = nothing, and size and place of the voxels: a CREMI file
 ("volumes/labels/neuron_ids"), or a Zarr folder ("segmentation") if OUT ends in .zarr.
 
-Fragments are merged while the mean affinity between them is at least the threshold. By default it
-is the one that was best on the sections that validated the network. Affinities across sections
+Fragments are merged while the mean affinity between them is at least the threshold. The default is
+the threshold that was best on the sections that validated the network. Affinities across sections
 merge like those within; without any, the regions of neighbouring sections are linked where they
 overlap.
 
@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--absorb",
         type=int,
         metavar="N",
-        help="regions of fewer voxels join a neighbour (default: the network's choice, else 0)",
+        help="regions of fewer voxels join a neighbour (default: what the card of the network "
+        "says, 0 if nothing or with --sections); sizes are best tried on sections with a truth",
     )
     parser.add_argument(
         "--min-size",
@@ -94,7 +95,8 @@ def run(options: argparse.Namespace) -> None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)
     absorb = options.absorb
     if absorb is None:
-        absorb = validated_absorb(model.card if model else {}, views=options.views)
+        validated = model.card if model and not options.sections else {}
+        absorb = validated_absorb(validated, views=options.views)
     blocks = files.block_settings(options)
     if blocks is not None:
         if options.min_size:

@@ -80,7 +80,7 @@ def segment_volume(
         See `malis.segmentation.agglomerate`.
     absorb : int, optional
         Regions of fewer voxels join a neighbour, see `malis.segment`. By default what the model's
-        card says, or else 0.
+        card says, or else 0; 0 for sections on their own, as the card's size is one of a volume.
     sections : bool
         Segment every section on its own, see `malis.segment`.
     halo : int, optional
@@ -142,7 +142,8 @@ def segment_volume(
     source, model, block = _opened_with_model(source, checkpoint, block)
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
-    absorb = validated_absorb(model.card, linkage) if absorb is None else int(absorb)
+    if absorb is None:
+        absorb = 0 if sections else validated_absorb(model.card, linkage)
     recipe = _recipe(
         source.shape,
         offsets,

@@ -1,12 +1,12 @@
 """Affinities to labels, and the threshold between them.
 
 The usual way is `fragments`, then `agglomerate`, then a cut of the hierarchy at a threshold that
-`best_threshold` chose on validation data. `segment` does it in one call.
+`choose_cut` chose on validation data. `segment` does it in one call.
 
     grid, numbering     what all steps share: edges of neighbours, numbered labels
     watershed           a seeded watershed from the maximum spanning forest
     oversegmentation    fragments: average, threshold, distance, seeds, watershed
-    regions             the region graph with all affinities between two fragments
+    regions             the region graph with all affinities between two fragments; small regions
     agglomeration       the order of merges, by the mean or the maximum
     quantile            or a quantile of the affinities on a boundary
     hierarchy           the merges; every segmentation is a cut

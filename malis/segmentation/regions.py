@@ -182,8 +182,9 @@ def absorb_small(
 ) -> np.ndarray:
     """Let every region of fewer than `size` voxels join its neighbour of the highest mean affinity.
 
-    A region joins one neighbour, so that no two large ones are joined through it, and goes on while
-    it is small. Zlateski and Seung, arXiv:1505.00249, 2015, treat small regions on their own, too.
+    In each round every small region joins one neighbour, however low the affinity, so that no two
+    large ones are joined. Rounds end when no small region has a neighbour. Zlateski and Seung,
+    arXiv:1505.00249, 2015, treat small regions on their own, too.
 
     `regions`, (N,) int64 numbers 1, 2, ..., says in which region each fragment of the graph lies,
     and `sizes`, (N,), how many voxels it has. Returned are numbers like `regions`.

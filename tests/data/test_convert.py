@@ -151,6 +151,12 @@ def test_command_writes_a_cremi_file(tmp_path, capsys):
     assert main([*arguments, "--overwrite", "--cells"]) == 0
     with CremiFile(output, "r") as file:
         assert file.read_neuron_ids().data[...].max() < 100
+    assert main([arguments[0], *arguments[2:], "--overwrite"]) == 0  # no labels
+    with CremiFile(output, "r") as file:
+        assert np.array_equal(file.read_raw().data, RAW)
+        assert file.read_raw().comment == "converted from raw.npy"
+    with h5py.File(output) as file:
+        assert list(file["volumes"]) == ["raw"]
 
 
 @pytest.mark.parametrize(

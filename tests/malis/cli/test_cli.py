@@ -196,6 +196,23 @@ class TestSegment:
         np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
         assert (expected != self.expected(affinities, THRESHOLD)).any()
 
+    def test_the_card_says_what_is_small_but_not_in_sections_on_their_own(self, folder, affinities):
+        model = load_model("net.model")
+        card = {"scores": {"agglomeration": {"threshold": THRESHOLD, "absorb": 20}}}
+        save_model("some.model", model.network, ARGUMENTS, model.offsets, card, half=False)
+        command = ["segment", "sample.hdf", "out.hdf", "--checkpoint", "some.model", "--quiet"]
+        assert main(command) == 0
+        expected = self.expected(affinities, THRESHOLD, absorb=20)
+        np.testing.assert_array_equal(read_ids("out.hdf").data, expected)
+        apart = self.expected(affinities, THRESHOLD, sections=True)
+        assert main([*command, "--sections", "--overwrite"]) == 0
+        np.testing.assert_array_equal(read_ids("out.hdf").data, apart)
+        pytest.importorskip("dask", reason="needs the extra scale")
+        command[2] = "out.zarr"
+        assert main([*command, "--sections", "--workers", "0"]) == 0
+        blocks = open_part("out.zarr", "labels")[:]
+        assert (np.bincount(blocks.ravel().astype(int))[1:] < 20).any()  # nothing was absorbed
+
     def test_sections_that_nothing_links(self, folder, affinities):
         command = "segment sample.hdf out.hdf --checkpoint net.model --quiet --sections"
         assert main(command.split()) == 0
