@@ -47,7 +47,7 @@ it changes no package that Colab has.
 """
 CLONE = """\
 ```bash
-git clone {address} malis-segmentation
+git clone --depth 1 {address} malis-segmentation
 cd malis-segmentation
 ```
 """

@@ -239,7 +239,7 @@ class TestPublicAddress:
         give_address(copy, ADDRESS)
         assert len(update(copy)) == 5
         readme = (copy / "README.md").read_text()
-        assert f"git clone {ADDRESS} malis-segmentation" in readme
+        assert f"git clone --depth 1 {ADDRESS} malis-segmentation" in readme
         assert f'repository-code: "{ADDRESS}"' in (copy / "CITATION.cff").read_text()
         for name in NOTEBOOKS:
             place = f"github/someone/somewhere/blob/main/notebooks/{name}.ipynb"
@@ -265,7 +265,7 @@ class TestPublicAddress:
         give_address(copy, "https://gitlab.com/someone/somewhere")
         script("links").update(copy)
         readme = (copy / "README.md").read_text()
-        assert "git clone https://gitlab.com/someone/somewhere" in readme
+        assert "git clone --depth 1 https://gitlab.com/someone/somewhere" in readme
         assert "colab.research.google.com" not in readme
 
 
