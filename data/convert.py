@@ -197,21 +197,23 @@ def convert(
     ------
     ValueError
         If the output is an input, the shapes differ, there are fewer sections than asked for, raw
-        does not fit into uint8, or labels are not whole numbers.
+        does not fit into uint8, labels are not whole numbers, or cells are asked for without any.
     OSError
         If something cannot be read or written, or the output exists.
     """
+    if cells and labels is None:
+        raise ValueError("cells says what labels are, but there are none")
     sources = [raw] if labels is None else [raw, labels]
     for source in sources:
         file = _split(source)[0]
         if Path(output).exists() and file.exists() and file.samefile(output):
             raise ValueError(f"{output} is an input: take another name for the output")
-    picture, *others = (read_stack(source) for source in sources)
-    for numbers in others:
-        if picture.shape != numbers.shape:
-            raise ValueError(
-                f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
-            )
+    picture = read_stack(raw)
+    numbers = None if labels is None else read_stack(labels)
+    if numbers is not None and picture.shape != numbers.shape:
+        raise ValueError(
+            f"labels must have shape {picture.shape} like the raw data, got {numbers.shape}"
+        )
     if sections is not None and not 0 < sections <= len(picture):
         raise ValueError(f"sections must be from 1 to {len(picture)}, got {sections}")
     picture = picture[:sections]
@@ -226,7 +228,7 @@ def convert(
     comment = "converted from " + " and ".join(Path(source).name for source in sources)
     with CremiFile(output, "w", overwrite=overwrite) as file:
         file.write_raw(Volume(picture, resolution, comment=comment))
-        for numbers in others:
+        if numbers is not None:
             ids = label_cells(numbers[:sections]) if cells else numbers[:sections]
             file.write_neuron_ids(Volume(ids, resolution, comment=comment))
 

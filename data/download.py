@@ -238,15 +238,16 @@ class _Resuming:
 def _alone(part: Path) -> Iterator[None]:
     """Keep others from fetching the same file at the same time."""
     try:
-        # Windows has no fcntl, and renames no file that is open.
-        with part.open("ab") if fcntl else contextlib.nullcontext() as file:
-            if fcntl:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise DownloadError(f"{part} is being written by another download") from None
-                except OSError:  # a file system without locks
-                    pass
+        if not fcntl:  # on Windows, where no file that is open can be renamed either
+            yield
+            return
+        with part.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DownloadError(f"{part} is being written by another download") from None
+            except OSError:  # a file system without locks
+                pass
             yield
     finally:
         if part.exists() and not part.stat().st_size:

@@ -142,7 +142,7 @@ def _agglomerated(name: str, choice: Samples, report: Samples | None) -> list[Ro
     row = {"threshold": threshold, "inside": inside, "open_ended": False}
     validated = mean_of_sections(scored(choice)).cremi_score
     scores = [{**row, "part": "validation", "cremi_score": validated}]
-    return scores + (_tested(row, scored(report)) if report else [])
+    return scores if report is None else scores + _tested(row, scored(report))
 
 
 def _thresholded(name: str, choice: Samples, report: Samples | None) -> list[Row]:
@@ -152,8 +152,9 @@ def _thresholded(name: str, choice: Samples, report: Samples | None) -> list[Row
     threshold = float(THRESHOLDS[best])
     row = {"threshold": threshold, "open_ended": best == len(THRESHOLDS) - 1}
     scores = [{**row, "part": "validation", "cremi_score": errors[best]}]
-    tested = report and _tested(row, report.scores(report.simply(name, threshold)))
-    return scores + (tested or [])
+    if report is not None:
+        scores += _tested(row, report.scores(report.simply(name, threshold)))
+    return scores
 
 
 def _tested(row: Row, found: list[Scores | None]) -> list[Row]:

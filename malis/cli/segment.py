@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> None:
         threshold = validated_threshold(model.card if model else {}, views=options.views)
     absorb = options.absorb
     if absorb is None:
-        validated = model.card if model and not options.sections else {}
-        absorb = validated_absorb(validated, views=options.views)
+        chosen = {"views": options.views, "sections": options.sections}
+        absorb = validated_absorb(model.card if model else {}, **chosen)
     blocks = files.block_settings(options)
     if blocks is not None:
         if options.min_size:

@@ -24,6 +24,7 @@ from malis.scale.volumes import (
     open_volume,
 )
 from malis.segmentation.recipe import are_sections_apart
+from malis.segmentation.regions import check_absorb
 from malis.training.checkpoint import (
     Model,
     load_model,
@@ -143,7 +144,7 @@ def segment_volume(
     offsets = offsets_in_volume(model.offsets)
     threshold = validated_threshold(model.card, linkage) if threshold is None else float(threshold)
     if absorb is None:
-        absorb = 0 if sections else validated_absorb(model.card, linkage)
+        absorb = validated_absorb(model.card, linkage, sections=sections)
     recipe = _recipe(
         source.shape,
         offsets,
@@ -358,6 +359,7 @@ def _settings_to_segment(
     """Return what a segmentation of given affinities depends on."""
     if linkage not in LINKAGES_OF_SUMS:
         raise ValueError(f"linkage must be one of {', '.join(LINKAGES_OF_SUMS)}, got {linkage!r}")
+    check_absorb(absorb)
     return {**recipe._asdict(), "threshold": threshold, "linkage": linkage, "absorb": absorb}
 
 

@@ -76,11 +76,15 @@ def agglomerate(
     Funke et al., IEEE TPAMI 41(7), 2019, section 3.3.
     """
     leaves, graph = number_and_graph(affinities, offsets, fragments)
+    sums = graph.sums()
     merges, scores = merge_regions(
-        graph, linkage=linkage, quantile=quantile, initial_maximum=initial_maximum
+        graph if linkage == "quantile" else sums,
+        linkage=linkage,
+        quantile=quantile,
+        initial_maximum=initial_maximum,
     )
     device = fragments.device if isinstance(fragments, torch.Tensor) else None
-    return Hierarchy(leaves, graph.n_regions, merges, scores, device, graph.sums())
+    return Hierarchy(leaves, graph.n_regions, merges, scores, device, sums)
 
 
 def merge_regions(

@@ -74,6 +74,11 @@ class Hierarchy:
         -------
         (*spatial) uint64 array or int64 tensor
             Regions 1, 2, ...; 0 where there is no fragment.
+
+        Raises
+        ------
+        ValueError
+            If absorb is negative, or the hierarchy has no graph to absorb by.
         """
         labels = in_kind(np.append(0, self.regions(threshold, absorb)), self.device)
         if isinstance(labels, torch.Tensor):

@@ -10,6 +10,7 @@ from malis.segmentation.grid import within_sections
 from malis.segmentation.numbering import in_kind, remove_small
 from malis.segmentation.oversegmentation import inside_threshold
 from malis.segmentation.recipe import are_sections_apart, hierarchy_of, sampled
+from malis.segmentation.regions import check_absorb
 from malis.segmentation.sections import link_sections, linked
 
 METHODS = ("agglomerate", "threshold_watershed", "connected_components")
@@ -72,8 +73,8 @@ def segment(
     ------
     ValueError
         If shapes disagree, the volume is empty, an affinity is not a number in [0, 1], the method
-        is unknown or cannot absorb, the sampling has not as many numbers as there are axes, or
-        sections are asked for where there are none.
+        is unknown or cannot absorb, absorb is negative, the sampling has not as many numbers as
+        there are axes, or sections are asked for where there are none.
     TypeError
         If affinities are no floats or offsets no integers.
 
@@ -86,6 +87,7 @@ def segment(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_absorb(absorb)
     if absorb and method != "agglomerate":
         raise ValueError(f'absorb is for method "agglomerate", got {method!r}')
     steps = check_offsets(offsets)

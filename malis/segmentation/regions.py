@@ -177,6 +177,12 @@ def join_graphs(
     return RegionGraph(n_regions, edges, affinities[place], starts)
 
 
+def check_absorb(size: int) -> None:
+    """Raise a ValueError if a number of voxels is negative."""
+    if size < 0:
+        raise ValueError(f"absorb must be a number of voxels, got {size}")
+
+
 def absorb_small(
     graph: RegionSums, regions: np.ndarray, sizes: np.ndarray, size: int
 ) -> np.ndarray:
@@ -189,6 +195,7 @@ def absorb_small(
     `regions`, (N,) int64 numbers 1, 2, ..., says in which region each fragment of the graph lies,
     and `sizes`, (N,), how many voxels it has. Returned are numbers like `regions`.
     """
+    check_absorb(size)
     while True:
         n = int(regions.max(initial=0)) + 1
         small = np.bincount(regions, weights=sizes, minlength=n) < size

@@ -180,12 +180,15 @@ def validated_inside(
     return None if inside is None else float(inside)
 
 
-def validated_absorb(card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False) -> int:
+def validated_absorb(
+    card: Mapping[str, Any], linkage: str = "mean", *, views: bool = False, sections: bool = False
+) -> int:
     """Return below how many voxels validation lets regions join a neighbour, or else 0.
 
-    See `validated_threshold`, and `malis.segment` for what is absorbed.
+    See `validated_threshold`, and `malis.segment` for what is absorbed. A size is one of volumes:
+    for `sections` that are segmented on their own it is 0.
     """
-    return int(_validated(card, linkage, views).get("absorb", 0))
+    return 0 if sections else int(_validated(card, linkage, views).get("absorb", 0))
 
 
 def _validated(card: Mapping[str, Any], linkage: str, views: bool) -> Mapping[str, Any]:

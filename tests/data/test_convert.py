@@ -151,7 +151,10 @@ def test_command_writes_a_cremi_file(tmp_path, capsys):
     assert main([*arguments, "--overwrite", "--cells"]) == 0
     with CremiFile(output, "r") as file:
         assert file.read_neuron_ids().data[...].max() < 100
-    assert main([arguments[0], *arguments[2:], "--overwrite"]) == 0  # no labels
+    alone = [arguments[0], *arguments[2:], "--overwrite"]  # no labels
+    assert main([*alone, "--cells"]) == 1
+    assert "cells says what labels are" in capsys.readouterr().err
+    assert main(alone) == 0
     with CremiFile(output, "r") as file:
         assert np.array_equal(file.read_raw().data, RAW)
         assert file.read_raw().comment == "converted from raw.npy"

@@ -101,6 +101,7 @@ def test_what_the_readme_says_of_volumes_holds(scores):
     assert [DATA[data].linkage for data in HEADLINE_DATA] == linkages
     assert (found[3]["key"], found[3]["labels"]) == ("fib25_slab", "MALIS alone in the second half")
     assert all(row["difference"] < 0 for row in rows[3].values())  # what the report says
+    assert all(edge["lower"] == edge["pairs"] for edge in edges[2:])  # "on FIB-25 in all pairs"
     fly = rows[3]["mean_linkage"]
     assert f"ahead on FIB-25 ({fly['ours']:.3f} against {fly['theirs']:.3f} by the mean)" in text
     for row in rows[:2]:  # "on SNEMI3D differences are small"

@@ -326,6 +326,7 @@ def one_line(error):
         ({"offsets": [(-1, 0, 0), (0, -1, 0)]}, "one channel for each of the offsets"),
         ({"offsets": [(-1, 0), (0, -1), (0, 1)]}, "one channel for each of the offsets"),
         ({"linkage": "quantile"}, "linkage must be one of mean, single, got 'quantile'"),
+        ({"absorb": -1}, "absorb must be a number of voxels, got -1"),
         ({"block": (8, 8)}, r"block must be 3 positive numbers \(z, y, x\), got \(8, 8\)"),
         ({"halo": -1}, "halo must not be negative"),
         ({"workers": -1}, "workers must not be negative"),

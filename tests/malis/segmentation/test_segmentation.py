@@ -349,6 +349,8 @@ def test_bad_arguments_are_named():
     affinities = np.full((2, 5, 5), 0.5, np.float32)
     with pytest.raises(ValueError, match="method must be one of agglomerate, "):
         segment(affinities, OFFSETS[2], method="magic")
+    with pytest.raises(ValueError, match="absorb must be a number of voxels, got -1"):
+        segment(affinities, OFFSETS[2], absorb=-1)
     with pytest.raises(ValueError, match='absorb is for method "agglomerate"'):
         segment(affinities, OFFSETS[2], method="connected_components", absorb=9)
     with pytest.raises(ValueError, match="sampling must be 2 positive numbers"):

@@ -221,6 +221,7 @@ def test_the_threshold_of_the_card_is_that_of_the_linkage():
     assert validated_threshold(card, "single") == 0.8
     assert validated_threshold({}) == 0.5
     assert validated_absorb(card, "single") == 90
+    assert validated_absorb(card, "single", sections=True) == 0
     assert validated_absorb(card) == validated_absorb({}) == 0
     assert validated_threshold({}, views=True) == 0.5
     assert validated_threshold(card, views=True) == 0.6
